@@ -1,0 +1,1 @@
+"""Active learning: which clips are worth labelling."""

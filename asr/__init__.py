@@ -1,0 +1,1 @@
+"""Speech recognition: CTC with sparse-attention encoders."""

@@ -1,0 +1,21 @@
+"""The two ways in which a job can go wrong, and the exit status that each one means."""
+
+
+class SpeechkitError(Exception):
+    """Base of the errors that a user can act on; the message is one line."""
+
+    exit_status = 1
+
+
+class RequestError(SpeechkitError, ValueError):
+    """The request was wrong: says what was given, what is allowed and what to do (exit 2)."""
+
+    exit_status = 2
+
+
+class JobError(SpeechkitError, RuntimeError):
+    """The request was right, but the job failed (exit 1)."""
+
+
+class AudioError(JobError):
+    """A piece of audio cannot be used; the message names it and the reason."""
