@@ -1,0 +1,198 @@
+"""Reading, resampling and writing audio: mono float32 in [-1, 1], 16 kHz unless said otherwise.
+
+Every failure is an `AudioError` that names the file and the reason, so that a job over many clips
+can list the bad ones and go on.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import ArrayLike, NDArray
+
+from speechkit.errors import AudioError, RequestError
+from speechkit.files import atomic_path
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+SAMPLE_RATE = 16_000
+INT16_SCALE = 32_768.0
+
+Audio = NDArray[np.float32]
+
+
+def as_float(samples: ArrayLike) -> Audio:
+    """Return mono samples as float32 in [-1, 1]; int16 is scaled, floats are taken as they are.
+
+    Raises
+    ------
+    AudioError
+        if the array is not one-dimensional, is of another type, or holds NaN or infinity.
+    """
+    array = np.asarray(samples)
+    if array.ndim != 1:
+        raise AudioError(
+            f"samples of shape {array.shape}: give one channel as a one-dimensional array"
+        )
+    if array.dtype == np.int16:
+        return array.astype(np.float32) / np.float32(INT16_SCALE)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise AudioError(f"samples of type {array.dtype}: give int16, or floats in [-1, 1]")
+    audio = array.astype(np.float32)
+    if not np.isfinite(audio).all():
+        raise AudioError("samples hold NaN or infinity")
+    return audio
+
+
+def load(
+    path: Path | str,
+    *,
+    sample_rate: int = SAMPLE_RATE,
+    offset_s: float = 0.0,
+    duration_s: float | None = None,
+) -> Audio:
+    """Read a file (wav, flac, ogg, opus, mp3), mix its channels to one and resample.
+
+    Parameters
+    ----------
+    offset_s, duration_s
+        the part to read; all of it by default.
+
+    Raises
+    ------
+    AudioError
+        if the file is missing, is no audio, is truncated, holds no samples, or holds NaN.
+    """
+    with _open(path) as file:
+        start = round(offset_s * file.samplerate)
+        wanted = file.frames - start if duration_s is None else round(duration_s * file.samplerate)
+        if wanted <= 0:
+            raise AudioError(f"{path}: holds no samples")
+        try:
+            file.seek(start)
+            samples = file.read(wanted, dtype="float32", always_2d=True)
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise AudioError(f"{path}: cannot be decoded ({_reason(error)})") from error
+        # cut ends are rounded to samples, so a frame or two may be missing at the end of a file
+        if len(samples) < wanted - 2:
+            raise AudioError(
+                f"{path}: truncated: {wanted / file.samplerate:.3f} s expected from "
+                f"{offset_s:.3f} s on, {len(samples) / file.samplerate:.3f} s there"
+            )
+        native_rate = file.samplerate
+    audio = _mono(samples, path)
+    return resample(audio, native_rate, sample_rate)
+
+
+def load_cut(cut: "Cut", *, sample_rate: int = SAMPLE_RATE) -> Audio:
+    """Load the audio of a lhotse cut.
+
+    A plain cut of a file is read directly; one that lhotse has mixed, padded or perturbed goes
+    through lhotse.
+
+    Raises
+    ------
+    AudioError
+        as for `load`, and when lhotse cannot produce the audio.
+    """
+    recording: Any = getattr(cut, "recording", None)
+    plain = (
+        recording is not None
+        and not recording.transforms
+        and len(recording.sources) == 1
+        and recording.sources[0].type == "file"
+    )
+    if plain:
+        return load(
+            recording.sources[0].source,
+            sample_rate=sample_rate,
+            offset_s=cut.start,
+            duration_s=cut.duration,
+        )
+    try:
+        samples = cut.load_audio()
+    except Exception as error:
+        # lhotse raises many unrelated types here, all of which mean the same to a caller
+        raise AudioError(f"{cut.id}: cannot be loaded ({_reason(error)})") from error
+    if samples is None:
+        raise AudioError(f"{cut.id}: has no audio")
+    return resample(_mono(samples.T, cut.id), cut.sampling_rate, sample_rate)
+
+
+def chunks(path: Path | str, *, chunk_s: float = 1.0) -> Iterator[tuple[Audio, int]]:
+    """Yield (mono chunk, native sample rate) along a file, in memory bounded by the chunk."""
+    with _open(path) as file:
+        if file.frames == 0:
+            raise AudioError(f"{path}: holds no samples")
+        size = max(1, round(chunk_s * file.samplerate))
+        try:
+            for block in file.blocks(blocksize=size, dtype="float32", always_2d=True):
+                yield _mono(block, path), file.samplerate
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise AudioError(f"{path}: cannot be decoded ({_reason(error)})") from error
+
+
+def resample(audio: Audio, from_rate: int, to_rate: int) -> Audio:
+    """Resample by soxr's high-quality filter; the same array when the rates are equal."""
+    if from_rate == to_rate:
+        return audio
+    return np.asarray(soxr.resample(audio, from_rate, to_rate), dtype=np.float32)
+
+
+class StreamResampler:
+    """The streaming twin of `resample`: same samples, whatever the chunks."""
+
+    def __init__(self, from_rate: int, to_rate: int) -> None:
+        if min(from_rate, to_rate) <= 0:
+            raise RequestError(f"sample rates {from_rate} and {to_rate}: must be positive")
+        self._stream = (
+            None
+            if from_rate == to_rate
+            else soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32")
+        )
+
+    def push(self, chunk: Audio) -> Audio:
+        """Take a chunk at the old rate; return what is ready at the new one."""
+        return chunk if self._stream is None else self._stream.resample_chunk(chunk)
+
+    def flush(self) -> Audio:
+        """Return the rest of the stream."""
+        empty = np.zeros(0, dtype=np.float32)
+        return empty if self._stream is None else self._stream.resample_chunk(empty, last=True)
+
+
+def write_wav(path: Path | str, audio: Audio, *, sample_rate: int = SAMPLE_RATE) -> None:
+    """Write 16-bit PCM, whole or not at all; samples outside [-1, 1] are clipped."""
+    scaled = np.clip(np.round(audio * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1)
+    with atomic_path(path) as temporary:
+        soundfile.write(temporary, scaled.astype(np.int16), sample_rate, subtype="PCM_16")
+
+
+def _open(path: Path | str) -> soundfile.SoundFile:
+    path = Path(path)
+    if not path.exists():
+        raise AudioError(f"{path}: no such file")
+    if path.is_dir():
+        raise AudioError(f"{path}: is a folder, not an audio file")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path}: is empty (0 bytes)")
+    try:
+        return soundfile.SoundFile(path)
+    except (soundfile.LibsndfileError, TypeError) as error:
+        raise AudioError(f"{path}: is not readable as audio ({_reason(error)})") from error
+
+
+def _mono(samples: NDArray[Any], name: Path | str) -> Audio:
+    """Mix (samples, channels) to one channel, and refuse NaN."""
+    audio = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
+    if not np.isfinite(audio).all():
+        raise AudioError(f"{name}: holds NaN or infinite samples")
+    return np.ascontiguousarray(audio, dtype=np.float32)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
