@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 16_000
 INT16_SCALE = 32_768.0
 
+# manifests round durations to milliseconds, so that a file may end this much early
+_ROUNDING_S = 0.002
+
 Audio = NDArray[np.float32]
 
 
@@ -77,8 +80,7 @@ def load(
             samples = file.read(wanted, dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise AudioError(f"{path}: cannot be decoded ({_reason(error)})") from error
-        # cut ends are rounded to samples, so a frame or two may be missing at the end of a file
-        if len(samples) < wanted - 2:
+        if len(samples) < wanted - _ROUNDING_S * file.samplerate:
             raise AudioError(
                 f"{path}: truncated: {wanted / file.samplerate:.3f} s expected from "
                 f"{offset_s:.3f} s on, {len(samples) / file.samplerate:.3f} s there"

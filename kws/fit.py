@@ -1,0 +1,269 @@
+"""Training a spotter: the loop, what is measured between epochs, and how a run is resumed.
+
+An epoch is a fixed number of steps. Behind each, the averaged weights are measured on the dev
+streams, the best are written as the model, and the state of the run is written as a whole; an
+interrupted run goes on from there and, since a batch depends on its step number alone, ends with
+the same weights as one that was never interrupted.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Sampler
+
+from speechkit.kws.detector import Detector
+from speechkit.kws.measure import Scored, listen, mean_frr
+from speechkit.kws.scenes import IGNORED, Batch, SceneBatches
+from speechkit.kws.spotter import Spotter
+from speechkit.kws.streams import Stream
+
+logger = logging.getLogger(__name__)
+
+# the dev set is too small to rank models at one operating point, so several are averaged
+_DEV_FA_PER_HOUR = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """Optimisation; the paper gives Adam, batches of 64 windows, and 0.001 dropped to 0.0003.
+
+    Parameters
+    ----------
+    epochs, steps
+        epochs at most, and steps in each.
+    learning_rate, dropped_learning_rate
+        before and after the drop, which comes when the dev measure stops falling.
+    patience
+        epochs without a better dev measure before the drop, and again before the end.
+    averaging
+        decay per step of the moving average of the weights that is measured and kept.
+    workers
+        processes that make scenes; 0 makes them in between steps.
+    """
+
+    epochs: int = 30
+    steps: int = 200
+    learning_rate: float = 1e-3
+    dropped_learning_rate: float = 3e-4
+    patience: int = 5
+    weight_decay: float = 1e-4
+    clip_norm: float = 5.0
+    averaging: float = 0.99
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class DevSet:
+    """Streams to measure on between epochs: keyword -> streams with it, and streams without."""
+
+    positives: dict[str, list[Stream]]
+    negatives: list[Stream]
+
+    def with_features(self, spotter: Spotter) -> "DevSet":
+        """Return the set with features in every stream, unless the front-end learns."""
+        if any(parameter.requires_grad for parameter in spotter.frontend.parameters()):
+            return self
+        return DevSet(
+            {k: [_featured(s, spotter) for s in streams] for k, streams in self.positives.items()},
+            [_featured(stream, spotter) for stream in self.negatives],
+        )
+
+    def listen(self, spotter: Spotter) -> dict[str, Scored]:
+        """Measure a spotter."""
+        return listen(Detector(spotter), positives=self.positives, negatives=self.negatives)
+
+
+def fit(
+    spotter: Spotter,
+    batches: SceneBatches,
+    dev: DevSet,
+    *,
+    config: FitConfig,
+    out: Path,
+    progress: bool = False,
+) -> Spotter:
+    """Train; return the best spotter, which stands in ``OUT/model`` too.
+
+    Parameters
+    ----------
+    out
+        also gets ``log.jsonl``, a line an epoch, and ``resume/last.ckpt``, from which a run that
+        was interrupted goes on.
+    """
+    training = _Training(spotter, config)
+    keeper = _Keeper(dev.with_features(spotter), out, config)
+    trainer = lightning.Trainer(
+        max_epochs=config.epochs,
+        callbacks=[keeper],
+        gradient_clip_val=config.clip_norm,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        default_root_dir=out,
+        accelerator="auto",
+        devices=1,
+    )
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=_Steps(config.steps),
+        num_workers=config.workers,
+        persistent_workers=config.workers > 0,
+    )
+    last = out / "resume" / "last.ckpt"
+    trainer.fit(training, loader, ckpt_path=last if last.is_file() else None, weights_only=True)
+    return Spotter.load(out / "model")
+
+
+class _Steps(Sampler[int]):
+    """The step numbers of an epoch; Lightning says which epoch it is."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.epoch * self.steps, (self.epoch + 1) * self.steps))
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+class _Training(lightning.LightningModule):
+    """Loss and optimiser; the network itself knows nothing of training."""
+
+    def __init__(self, spotter: Spotter, config: FitConfig) -> None:
+        super().__init__()
+        self.spotter = spotter
+        self.averaged = AveragedModel(
+            spotter, multi_avg_fn=get_ema_multi_avg_fn(config.averaging), use_buffers=False
+        )
+        self.fit_config = config
+        self.losses: list[float] = []
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        return Batch(batch.audio.to(device), batch.starts.to(device), batch.targets.to(device))
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        features, _ = self.spotter.frontend(batch.audio)
+        windows = cut_windows(features, batch.starts, self.spotter.window_frames)
+        loss = functional.cross_entropy(
+            self.spotter(windows), batch.targets.flatten(), ignore_index=IGNORED
+        )
+        self.losses.append(float(loss.detach()))
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.averaged.update_parameters(self.spotter)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.spotter.parameters(),
+            lr=self.fit_config.learning_rate,
+            weight_decay=self.fit_config.weight_decay,
+        )
+
+
+class _Keeper(Callback):
+    """Between epochs: measure, keep the best, drop the learning rate, stop, write the state."""
+
+    def __init__(self, dev: DevSet, out: Path, config: FitConfig) -> None:
+        self.dev = dev
+        self.out = out
+        self.config = config
+        self.best = float("inf")
+        self.idle = 0
+        self.dropped = False
+        self.done = False
+        self.begun = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("best", "idle", "dropped", "done")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+    def on_train_start(self, trainer: lightning.Trainer, training: Any) -> None:
+        trainer.should_stop = self.done
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, training: Any) -> None:
+        spotter: Spotter = training.averaged.module
+        spotter.eval()
+        scored = self.dev.listen(spotter)
+        dev = sum(mean_frr(one, _DEV_FA_PER_HOUR) for one in scored.values()) / len(scored)
+        if dev <= self.best:
+            spotter.save(self.out / "model")
+        self._judge(dev, trainer)
+        self._log(trainer, training, dev)
+        self._write_state(trainer)
+
+    def _judge(self, dev: float, trainer: lightning.Trainer) -> None:
+        self.idle = 0 if dev < self.best else self.idle + 1
+        self.best = min(self.best, dev)
+        if self.idle < self.config.patience:
+            return
+        self.idle = 0
+        if self.dropped:
+            self.done = trainer.should_stop = True
+            return
+        self.dropped = True
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = self.config.dropped_learning_rate
+
+    def _log(self, trainer: lightning.Trainer, training: Any, dev: float) -> None:
+        line = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "loss": round(sum(training.losses) / max(1, len(training.losses)), 6),
+            "dev_frr": round(dev, 6),
+            "best_dev_frr": round(self.best, 6),
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "elapsed_s": round(time.monotonic() - self.begun, 1),
+        }
+        training.losses.clear()
+        with (self.out / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+        logger.info(
+            "epoch %(epoch)d: loss %(loss).4f, dev FRR %(dev_frr).4f (best %(best_dev_frr).4f), "
+            "learning rate %(learning_rate)g, %(elapsed_s).0f s",
+            line,
+        )
+
+    def _write_state(self, trainer: lightning.Trainer) -> None:
+        folder = self.out / "resume"
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = folder / ".last.ckpt"
+        trainer.save_checkpoint(fresh)
+        os.replace(fresh, folder / "last.ckpt")
+
+
+def cut_windows(features_stf: Tensor, starts_sw: Tensor, frames: int) -> Tensor:
+    """Cut windows (scenes x windows, frames, F) out of the features (scenes, T, F) of scenes."""
+    index = starts_sw[..., None] + torch.arange(frames, device=starts_sw.device)
+    scene = torch.arange(len(features_stf), device=starts_sw.device)[:, None, None]
+    return features_stf[scene, index].flatten(0, 1)
+
+
+def _featured(stream: Stream, spotter: Spotter) -> Stream:
+    with torch.inference_mode():
+        features = spotter.frontend.stream().push(stream.audio)
+    return dataclasses.replace(stream, features=features.clone())

@@ -1,0 +1,258 @@
+"""Miss rate against false alarms per hour, measured through the detector, event by event.
+
+A miss rate belongs to a threshold, a threshold to a number of false alarms per hour. `listen` runs
+the detector over streams and keeps what decides about events; `Scored` then answers exactly for
+any threshold. Terms: FRR is the share of keywords that no detection hits; a detection hits if it
+falls in [start, end + 1.5 s] of the keyword; every event in the negatives is a false alarm.
+
+Shapes: N windows of a stream, K keywords.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechkit.audio import SAMPLE_RATE
+from speechkit.kws.detector import Detector
+from speechkit.kws.events import Onsets, StepCount, count_detected, count_events, onsets
+from speechkit.kws.streams import Stream
+from speechkit.metrics import poisson_rate_interval, wilson_interval
+
+HIT_TOLERANCE_S = 1.5
+
+# relative to the distance from 0 or 1: more than float32 logits differ between batch sizes
+_HAIR = 1e-5
+
+Status = Literal["ok", "unresolved", "not reached"]
+
+
+@dataclass(frozen=True, slots=True)
+class Occurrence:
+    """A keyword in a stream: the windows in which a detection hits it.
+
+    Attributes
+    ----------
+    onsets
+        of those windows alone.
+    delays_s
+        from the keyword's end to the decision of each.
+    """
+
+    id: str
+    onsets: Onsets
+    delays_s: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the detector made of the positives and negatives of one keyword in one condition."""
+
+    occurrences: list[Occurrence] = field(default_factory=list)
+    negatives: list[Onsets] = field(default_factory=list)
+    negative_hours: float = 0.0
+
+    def __add__(self, other: "Scored") -> "Scored":
+        """Pool two measurements, of several folds say."""
+        return Scored(
+            self.occurrences + other.occurrences,
+            self.negatives + other.negatives,
+            self.negative_hours + other.negative_hours,
+        )
+
+    def curve(self) -> "Curve":
+        """Return the exact trade-off between misses and false alarms."""
+        return Curve(
+            detected=count_detected([o.onsets for o in self.occurrences]),
+            alarms=count_events(self.negatives),
+            positives=len(self.occurrences),
+            negative_hours=self.negative_hours,
+        )
+
+    def latencies_s(self, threshold: float) -> NDArray[np.float64]:
+        """Return the delay from the end of each detected keyword to its first detection."""
+        firsts = [o.onsets.starts(threshold) for o in self.occurrences]
+        delays = [
+            o.delays_s[hits[0]]
+            for o, hits in zip(self.occurrences, firsts, strict=True)
+            if len(hits)
+        ]
+        return np.array(delays)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Detections and false alarms as step functions of the threshold."""
+
+    detected: StepCount
+    alarms: StepCount
+    positives: int
+    negative_hours: float
+
+    def misses(self, threshold: float) -> int:
+        """Count the keywords that no detection hits."""
+        return self.positives - int(self.detected.at(threshold))
+
+    def false_alarms(self, threshold: float) -> int:
+        """Count the events in the negatives."""
+        return int(self.alarms.at(threshold))
+
+    def threshold_for(self, fa_per_hour: float) -> float | None:
+        """Return the lowest threshold from which on upwards the target is met.
+
+        A hair above the score that spoils it, so that rounding in its last digits decides nothing.
+        None if that score is 1, which no posterior can exceed.
+        """
+        edges, counts = self.alarms.edges, self.alarms.counts
+        allowed = fa_per_hour * self.negative_hours
+        failing = np.flatnonzero(counts > allowed)
+        if len(failing) == 0:
+            return 0.0
+        # counts[i] holds up to edges[i]: the threshold must lie above the last failing edge
+        last = int(failing[-1])
+        spoiling = float(edges[last])
+        above = float(edges[last + 1]) if last + 1 < len(edges) else 1.0
+        hair = min((above - spoiling) / 2, _HAIR * min(spoiling, 1 - spoiling))
+        return spoiling + hair if spoiling < spoiling + hair else None
+
+    def trade_off(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return (false alarms per hour, FRR) at every threshold at which either changes."""
+        points = np.union1d(self.detected.edges, self.alarms.edges)
+        hours = self.negative_hours or float("nan")
+        frr = 1 - self.detected.at(points) / max(1, self.positives)
+        return self.alarms.at(points) / hours, frr
+
+
+def listen(
+    detector: Detector,
+    *,
+    positives: dict[str, Iterable[Stream]],
+    negatives: Iterable[Stream],
+) -> dict[str, Scored]:
+    """Run the detector over streams; return what it made of them for each keyword.
+
+    Parameters
+    ----------
+    positives
+        keyword -> streams that hold it.
+    negatives
+        streams that hold none of the keywords.
+    """
+    keywords = detector.spotter.keywords
+    refractory = detector.refractory_windows
+    alarms: list[NDArray[np.float64]] = []
+    samples = 0
+    for stream in negatives:
+        alarms.append(scores_of(detector, stream))
+        samples += len(stream.audio)
+    scored = {}
+    for keyword, streams in positives.items():
+        column = keywords.index(keyword)
+        scored[keyword] = Scored(
+            [
+                occurrence
+                for stream in streams
+                for occurrence in _occurrences(detector, stream, column)
+            ],
+            [onsets(scores[:, column], refractory) for scores in alarms],
+            samples / SAMPLE_RATE / 3600,
+        )
+    return scored
+
+
+def scores_of(detector: Detector, stream: Stream) -> NDArray[np.float64]:
+    """Return the scores (N, K) along a stream, heard from a reset on."""
+    detector.reset()
+    if stream.features is not None:
+        return detector.feature_scores(stream.features)
+    return np.concatenate([detector.scores(stream.audio), detector.tail_scores()])
+
+
+def _occurrences(detector: Detector, stream: Stream, column: int) -> list[Occurrence]:
+    events = onsets(scores_of(detector, stream)[:, column], detector.refractory_windows)
+    times_s = detector.decision_time_s(np.arange(len(events.score)))
+    found = []
+    for piece in stream.pieces:
+        start_s, end_s = piece.span.start / SAMPLE_RATE, piece.span.end / SAMPLE_RATE
+        inside = (times_s >= start_s) & (times_s <= end_s + HIT_TOLERANCE_S)
+        found.append(
+            Occurrence(
+                piece.id,
+                Onsets(events.floor[inside], events.score[inside]),
+                times_s[inside] - end_s,
+            )
+        )
+    return found
+
+
+def operating_point(
+    scored: Scored, *, fa_per_hour: float, threshold: float | None = None
+) -> dict[str, Any]:
+    """Return the report row of one operating point, but for the names of what was measured.
+
+    Parameters
+    ----------
+    fa_per_hour
+        the target.
+    threshold
+        a frozen threshold; the lowest that meets the target on these negatives when None.
+
+    Returns
+    -------
+    dict
+        with ``status``: "ok"; "unresolved" if the target is under one event in all the negatives,
+        so that the audio cannot tell; "not reached" if no threshold meets it, and then no FRR.
+    """
+    curve = scored.curve()
+    frozen = threshold is not None
+    if threshold is None:
+        threshold = curve.threshold_for(fa_per_hour)
+    row: dict[str, Any] = {
+        "fa_per_hour": fa_per_hour,
+        "frr": None,
+        "frr_low": None,
+        "frr_high": None,
+        "threshold": threshold,
+        "threshold_from": "dev" if frozen else "eval",
+        "status": "not reached",
+        "misses": None,
+        "positives": curve.positives,
+        "false_alarms": None,
+        "measured_fa_per_hour": None,
+        "fa_per_hour_low": None,
+        "fa_per_hour_high": None,
+        "negative_hours": curve.negative_hours,
+        "latency_p50_s": None,
+        "latency_p95_s": None,
+    }
+    if threshold is None or curve.positives == 0 or curve.negative_hours == 0:
+        return row
+    misses, alarms = curve.misses(threshold), curve.false_alarms(threshold)
+    frr = wilson_interval(misses, curve.positives)
+    rate = poisson_rate_interval(alarms, curve.negative_hours)
+    status: Status = "unresolved" if fa_per_hour * curve.negative_hours < 1 else "ok"
+    row |= {
+        "frr": misses / curve.positives,
+        "frr_low": frr.low,
+        "frr_high": frr.high,
+        "status": status,
+        "misses": misses,
+        "false_alarms": alarms,
+        "measured_fa_per_hour": alarms / curve.negative_hours,
+        "fa_per_hour_low": rate.low,
+        "fa_per_hour_high": rate.high,
+    }
+    latencies = scored.latencies_s(threshold)
+    if len(latencies):
+        row["latency_p50_s"], row["latency_p95_s"] = (
+            float(value) for value in np.percentile(latencies, [50, 95])
+        )
+    return row
+
+
+def mean_frr(scored: Scored, targets: Sequence[float]) -> float:
+    """Return the FRR averaged over targets of false alarms per hour; 1.0 where not reached."""
+    rows = [operating_point(scored, fa_per_hour=target) for target in targets]
+    return float(np.mean([1.0 if row["frr"] is None else row["frr"] for row in rows]))

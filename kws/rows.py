@@ -1,0 +1,78 @@
+"""Which rows of a manifest are positives for a keyword, which are negatives, which neither."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lhotse.cut import Cut
+
+from speechkit.errors import RequestError
+from speechkit.manifests import is_near_silent, label_of, text_of
+
+STREAM = "_stream_"
+
+
+def normalise(text: str) -> str:
+    """Return the form in which labels, texts and keywords are compared."""
+    return " ".join(text.lower().replace("_", " ").split())
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of manifests, sorted for one keyword.
+
+    Attributes
+    ----------
+    positives, negatives
+        what to find, and what not to react to.
+    left_out
+        neither: the keyword inside something longer, streams of many words, near-silent clips.
+    unverified
+        those of the negatives that carry no text and no label, so that nobody knows.
+    """
+
+    positives: tuple[Cut, ...]
+    negatives: tuple[Cut, ...]
+    left_out: tuple[Cut, ...]
+    unverified: tuple[Cut, ...]
+
+    def counts(self) -> dict[str, float]:
+        """Return the four counts, and the hours of the two kinds of negatives."""
+        return {
+            "positives": len(self.positives),
+            "negatives": len(self.negatives),
+            "left_out": len(self.left_out),
+            "unverified": len(self.unverified),
+            "negative_hours": round(sum(c.duration for c in self.negatives) / 3600, 4),
+            "unverified_hours": round(sum(c.duration for c in self.unverified) / 3600, 4),
+        }
+
+
+def sort_rows(cuts: Iterable[Cut], keyword: str) -> Rows:
+    """Sort rows for a keyword by their label and text.
+
+    A row is a positive if its label or text equals the keyword. It is left out if the keyword
+    stands inside a longer label or text, if its label is ``_stream_`` or it is marked near-silent.
+    All others are negatives.
+    """
+    wanted = normalise(keyword)
+    if not wanted:
+        raise RequestError(f"keyword {keyword!r}: is empty; give the word or words to spot")
+    positives, negatives, left_out, unverified = [], [], [], []
+    for cut in cuts:
+        names = [normalise(name) for name in (label_of(cut), text_of(cut)) if name is not None]
+        if label_of(cut) == STREAM or is_near_silent(cut):
+            left_out.append(cut)
+        elif wanted in names:
+            positives.append(cut)
+        elif any(f" {wanted} " in f" {_words(name)} " for name in names):
+            left_out.append(cut)
+        else:
+            negatives.append(cut)
+            if not names:
+                unverified.append(cut)
+    return Rows(tuple(positives), tuple(negatives), tuple(left_out), tuple(unverified))
+
+
+def _words(text: str) -> str:
+    """Return the words of a text without punctuation, which would hide a keyword."""
+    return " ".join("".join(c if c.isalnum() or c == "'" else " " for c in text).split())

@@ -1,0 +1,343 @@
+"""Training scenes: seconds of augmented audio in which labelled windows lie.
+
+A scene is built like the stream that a detector hears: a warm-up of at least a second, so that
+the front-end's memory is warm in every window, then clips with others before and behind them, in
+a room, under noise, at some level. Several windows are cut from one scene, because its audio and
+its features cost more than the network's look at a window.
+
+Batch number ``step`` of a run is a function of the seed and the step alone: workers, resumption
+and epochs do not change it. Shapes: S scenes, N samples, W windows a scene.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from speechkit.audio import SAMPLE_RATE, Audio
+from speechkit.augment import (
+    Span,
+    active_power,
+    change_gain,
+    change_speed,
+    loop_to,
+    noise_gain,
+    power,
+    reverberate,
+)
+from speechkit.kws.clips import Clip
+
+IGNORED = -100
+
+T = TypeVar("T")
+
+# a window counts as background while less than this share of a keyword lies in it
+_MOST_OF_A_NEGATIVE = 0.5
+# speech that a neighbour is cut from and faded over, next to a keyword
+_FADE_S = 0.01
+_MARGIN_S = 0.08
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneConfig:
+    """How scenes are made and what a batch holds.
+
+    Parameters
+    ----------
+    scenes, windows
+        scenes in a batch, windows from each.
+    positive_share, hard_share, noise_share
+        of the scenes: with a keyword, with a mined false alarm (if there are any), without speech.
+    warmup_s, length_s
+        audio before the first window, and in all.
+    jitter_s
+        how far a window's centre lies from the keyword's, at most; the keyword stays inside.
+    neighbour_probability
+        other speech right before and behind a keyword.
+    noise_probability, snr_db
+        noise, at an SNR drawn from this range (the paper: -5 to 15 dB).
+    babble_probability
+        the noise is other speech.
+    rir_probability, speed, gain_db
+        a room, a factor and a level change, each drawn from its range.
+    """
+
+    scenes: int = 16
+    windows: int = 4
+    positive_share: float = 0.4
+    hard_share: float = 0.2
+    noise_share: float = 0.05
+
+    warmup_s: float = 1.0
+    length_s: float = 4.0
+    jitter_s: float = 0.25
+
+    neighbour_probability: float = 0.4
+    noise_probability: float = 0.9
+    snr_db: tuple[float, float] = (-5.0, 15.0)
+    babble_probability: float = 0.1
+    rir_probability: float = 0.3
+    speed: tuple[float, float] = (0.88, 1.12)
+    gain_db: tuple[float, float] = (-20.0, 5.0)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What scenes are made of; labels are indices of classes.
+
+    Parameters
+    ----------
+    positives, negatives
+        clips with their labels; hard negatives are clips whose span is what raised the alarm.
+    silence
+        the label of windows without speech.
+    """
+
+    positives: Sequence[tuple[Clip, int]]
+    negatives: Sequence[tuple[Clip, int]]
+    hard: Sequence[tuple[Clip, int]] = ()
+    noises: Sequence[Clip] = ()
+    responses: Sequence[Clip] = ()
+    silence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Scenes and where their windows lie.
+
+    Attributes
+    ----------
+    audio
+        (S, N) float32.
+    starts
+        (S, W) first frame of each window.
+    targets
+        (S, W) class of each window; `IGNORED` where a keyword is half inside.
+    """
+
+    audio: Tensor
+    starts: Tensor
+    targets: Tensor
+
+
+@dataclass(slots=True)
+class _Scene:
+    audio: Audio
+    spoken: list[tuple[Span, int]] = field(default_factory=list)
+    focus: Span | None = None
+
+    def lay(self, audio: Audio, at: int) -> None:
+        """Add a piece that may reach beyond both ends."""
+        first, last = max(0, at), min(len(self.audio), at + len(audio))
+        if first < last:
+            self.audio[first:last] += audio[first - at : last - at]
+
+
+class SceneBatches(Dataset[Batch]):
+    """Batches by step number, for a data loader whose sampler yields step numbers.
+
+    Parameters
+    ----------
+    window_s, hop_s
+        length of a window, and time from one frame to the next.
+    keywords
+        how many of the labels, from the last one backwards, are keywords.
+    """
+
+    def __init__(
+        self,
+        material: Material,
+        config: SceneConfig,
+        *,
+        keyword_labels: frozenset[int],
+        window_s: float,
+        hop_s: float,
+        seed: int,
+    ) -> None:
+        self.material = material
+        self.config = config
+        self.keyword_labels = keyword_labels
+        self.window = round(window_s * SAMPLE_RATE)
+        self.hop = round(hop_s * SAMPLE_RATE)
+        self.samples = round(config.length_s * SAMPLE_RATE)
+        self.warmup = round(config.warmup_s * SAMPLE_RATE)
+        self.seed = seed
+
+    def __getitem__(self, step: int) -> Batch:
+        """Return the batch of one training step."""
+        scenes = [
+            self._scene(np.random.default_rng([self.seed, step, slot]), slot)
+            for slot in range(self.config.scenes)
+        ]
+        audio, starts, targets = zip(*scenes, strict=True)
+        return Batch(
+            torch.from_numpy(np.stack(audio)),
+            torch.from_numpy(np.stack(starts)),
+            torch.from_numpy(np.stack(targets)),
+        )
+
+    def _scene(self, rng: np.random.Generator, slot: int) -> tuple[Audio, np.ndarray, np.ndarray]:
+        scene = self._kind(rng, slot)
+        starts = self._starts(scene, rng)
+        targets = np.array([self._label(scene, start) for start in starts], dtype=np.int64)
+        return self._worsen(scene, rng), starts // self.hop, targets
+
+    def _kind(self, rng: np.random.Generator, slot: int) -> _Scene:
+        """Build one of the four kinds; which slot has which kind is the same in every batch."""
+        place = (slot + 0.5) / self.config.scenes
+        for share, build in (
+            (self.config.positive_share, self._keyword),
+            (self.config.hard_share if self.material.hard else 0.0, self._mined),
+            (self.config.noise_share, self._empty),
+        ):
+            if place < share:
+                return build(rng)
+            place -= share
+        return self._speech(rng)
+
+    def _keyword(self, rng: np.random.Generator) -> _Scene:
+        return self._around(*_pick(self.material.positives, rng), rng)
+
+    def _mined(self, rng: np.random.Generator) -> _Scene:
+        return self._around(*_pick(self.material.hard, rng), rng)
+
+    def _empty(self, rng: np.random.Generator) -> _Scene:
+        return _Scene(np.zeros(self.samples, dtype=np.float32))
+
+    def _speech(self, rng: np.random.Generator) -> _Scene:
+        """Lay negatives one behind the other until the scene is full."""
+        if not self.material.negatives:
+            return self._empty(rng)
+        scene = _Scene(np.zeros(self.samples, dtype=np.float32))
+        at = -int(rng.integers(self.samples // 2))
+        while at < self.samples:
+            clip, label = _pick(self.material.negatives, rng)
+            factor = rng.uniform(*self.config.speed)
+            audio = change_speed(clip.audio, factor)
+            # of a long clip any part will do
+            skipped = int(rng.integers(max(1, len(audio) - self.samples)))
+            audio = audio[skipped : skipped + 2 * self.samples]
+            scene.lay(audio, at)
+            scene.spoken.append((clip.span.scaled(1 / factor).shifted(at - skipped), label))
+            at += len(audio)
+        inside = [span for span, _ in scene.spoken if self._fits(span)]
+        if inside:
+            scene.focus = inside[int(rng.integers(len(inside)))]
+        return scene
+
+    def _around(self, clip: Clip, label: int, rng: np.random.Generator) -> _Scene:
+        """Build a scene around one utterance, perhaps with other speech on both sides."""
+        factor = rng.uniform(*self.config.speed)
+        audio, span = change_speed(clip.audio, factor), clip.span.scaled(1 / factor)
+        margin = round(self.config.jitter_s * SAMPLE_RATE) + self.window // 2
+        centre = int(rng.integers(self.warmup + margin, self.samples - margin + 1))
+        at = centre - (span.start + span.end) // 2
+        scene = _Scene(np.zeros(self.samples, dtype=np.float32))
+        if self.material.negatives and rng.random() < self.config.neighbour_probability:
+            audio, cut = _excerpt(audio, span)
+            at += cut
+            level = power(audio)
+            self._lay_neighbour(scene, rng, end=at, level=level)
+            self._lay_neighbour(scene, rng, start=at + len(audio), level=level)
+        scene.lay(audio, at)
+        scene.focus = span.shifted(centre - (span.start + span.end) // 2)
+        scene.spoken.append((scene.focus, label))
+        return scene
+
+    def _lay_neighbour(
+        self,
+        scene: _Scene,
+        rng: np.random.Generator,
+        *,
+        level: float,
+        start: int | None = None,
+        end: int | None = None,
+    ) -> None:
+        """Lay other speech, at about the same level, up to ``end`` or from ``start`` on."""
+        clip, _ = _pick(self.material.negatives, rng)
+        audio, _ = _excerpt(clip.audio, clip.span)
+        own = active_power(audio)
+        if own <= 0:
+            return
+        gap = int(rng.uniform(0.0, 0.3) * SAMPLE_RATE)
+        audio = audio * np.float32(np.sqrt(level / own) * 10 ** (rng.uniform(-8, 3) / 20))
+        scene.lay(audio, start + gap if start is not None else (end or 0) - gap - len(audio))
+
+    def _fits(self, span: Span) -> bool:
+        half = self.window // 2
+        centre = (span.start + span.end) // 2
+        return span.samples <= self.window and self.warmup + half <= centre <= self.samples - half
+
+    def _starts(self, scene: _Scene, rng: np.random.Generator) -> np.ndarray:
+        """Choose windows: all but one about the focus, the others anywhere behind the warm-up."""
+        last = self.samples - self.window
+        starts = rng.integers(self.warmup, last + 1, size=self.config.windows)
+        if scene.focus is not None:
+            room = max(0.0, (self.window - scene.focus.samples) / 2 - self.hop)
+            reach = min(self.config.jitter_s * SAMPLE_RATE, room)
+            centre = (scene.focus.start + scene.focus.end) / 2
+            offsets = rng.uniform(-reach, reach, size=self.config.windows - 1)
+            starts[1:] = np.round(centre - self.window / 2 + offsets)
+        return np.clip(starts, self.warmup, last) // self.hop * self.hop
+
+    def _label(self, scene: _Scene, start: int) -> int:
+        """Return the class of a window: the keyword it holds, else what else is spoken in it."""
+        spoken = self.material.silence
+        for span, label in scene.spoken:
+            inside = min(span.end, start + self.window) - max(span.start, start)
+            if inside <= 0:
+                continue
+            if label not in self.keyword_labels:
+                spoken = label
+            # a frame of slack: windows start on frames, utterances anywhere
+            elif inside >= min(span.samples, self.window) - 2 * self.hop:
+                return label
+            elif inside > _MOST_OF_A_NEGATIVE * span.samples:
+                return IGNORED
+        return spoken
+
+    def _worsen(self, scene: _Scene, rng: np.random.Generator) -> Audio:
+        """Put the scene into a room, under noise and at another level."""
+        config, material = self.config, self.material
+        audio = scene.audio
+        if material.responses and rng.random() < config.rir_probability:
+            audio = reverberate(audio, _pick(material.responses, rng).audio)
+        speech = (
+            active_power(audio)
+            if scene.focus is None
+            else power(audio[max(0, scene.focus.start) : scene.focus.end])
+        )
+        if rng.random() < config.noise_probability:
+            noise = self._noise(rng)
+            snr_db = rng.uniform(*config.snr_db)
+            # noise alone is laid at the level of ordinary speech
+            gain = noise_gain(speech or 10 ** (-25 / 10), power(noise), snr_db)
+            audio = audio + np.float32(gain) * noise
+        return change_gain(audio, rng.uniform(*config.gain_db))
+
+    def _noise(self, rng: np.random.Generator) -> Audio:
+        material = self.material
+        if material.negatives and rng.random() < self.config.babble_probability:
+            return loop_to(_pick(material.negatives, rng)[0].audio, self.samples, rng)
+        if not material.noises:
+            return rng.standard_normal(self.samples, dtype=np.float32)
+        return loop_to(_pick(material.noises, rng).audio, self.samples, rng)
+
+
+def _pick(items: Sequence[T], rng: np.random.Generator) -> T:
+    return items[int(rng.integers(len(items)))]
+
+
+def _excerpt(audio: Audio, span: Span) -> tuple[Audio, int]:
+    """Cut an utterance out of its clip, faded at both ends; also return where it began."""
+    margin, fade = round(_MARGIN_S * SAMPLE_RATE), round(_FADE_S * SAMPLE_RATE)
+    start = max(0, span.start - margin)
+    cut = audio[start : span.end + margin].copy()
+    ramp = np.linspace(0, 1, min(fade, len(cut) // 2), dtype=np.float32)
+    cut[: len(ramp)] *= ramp
+    cut[len(cut) - len(ramp) :] *= ramp[::-1]
+    return cut, start

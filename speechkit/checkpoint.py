@@ -1,0 +1,118 @@
+"""A model on disk: a folder of weights, configuration and model card, and nothing executable.
+
+``model.safetensors`` holds the weights, ``config.json`` the format version, the task, the class
+that loads the folder and everything that class needs, ``README.md`` the model card.
+"""
+
+import importlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from speechkit import __version__
+from speechkit.errors import RequestError
+from speechkit.files import write_json, write_text
+
+FORMAT = 1
+_LOADER = re.compile(r"speechkit(\.[a-z_]+)+:[A-Za-z]+")
+
+
+def save_folder(
+    folder: Path | str,
+    *,
+    task: str,
+    loader: str,
+    weights: dict[str, Tensor],
+    config: dict[str, Any],
+    card: str,
+) -> None:
+    """Write a model folder as a whole; an older one of that name is replaced.
+
+    Parameters
+    ----------
+    loader
+        ``package.module:Class`` within speechkit, whose ``load(folder)`` reads it back.
+    """
+    folder = Path(folder)
+    fresh = folder.with_name(f".tmp-{os.getpid()}-{folder.name}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    safetensors.torch.save_file(tensors, fresh / "model.safetensors")
+    head = {"format": FORMAT, "speechkit": __version__, "task": task, "load": loader}
+    write_json(fresh / "config.json", head | config)
+    write_text(fresh / "README.md", card)
+    if folder.exists():
+        old = folder.with_name(f".old-{os.getpid()}-{folder.name}")
+        os.replace(folder, old)
+        os.replace(fresh, folder)
+        shutil.rmtree(old)
+    else:
+        os.replace(fresh, folder)
+
+
+def load_config(folder: Path | str, *, task: str | None = None) -> dict[str, Any]:
+    """Read ``config.json`` of a model folder and check format and task.
+
+    Raises
+    ------
+    RequestError
+        if the folder is none of ours, or of another format version or task.
+    """
+    folder = Path(folder)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise RequestError(
+            f"{folder}: is not a model folder (no config.json); give the folder that `train` wrote"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: is not JSON ({error}); the folder is damaged") from error
+    version = config.get("format") if isinstance(config, dict) else None
+    if version != FORMAT:
+        raise RequestError(
+            f"{folder}: model format {version!r}; this version of speechkit reads format {FORMAT}: "
+            "train again, or use the version of speechkit that wrote it"
+        )
+    if task is not None and config.get("task") != task:
+        raise RequestError(f"{folder}: a model for {config.get('task')!r}, wanted is {task!r}")
+    return config
+
+
+def load_weights(folder: Path | str) -> dict[str, Tensor]:
+    """Read the weights of a model folder; anything but safetensors is refused unread.
+
+    Raises
+    ------
+    RequestError
+        if the file is missing or is no safetensors file (a renamed pickle, say).
+    """
+    path = Path(folder) / "model.safetensors"
+    if not path.is_file():
+        raise RequestError(f"{folder}: holds no model.safetensors; pickled weights are not read")
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise RequestError(
+            f"{path}: is not a safetensors file ({error}); pickled weights are not read"
+        ) from error
+
+
+def load_model(folder: Path | str) -> Any:
+    """Load a model folder of any task through the class that its configuration names."""
+    loader = load_config(folder).get("load", "")
+    if not isinstance(loader, str) or not _LOADER.fullmatch(loader):
+        raise RequestError(f"{folder}: loader {loader!r} is not a class of speechkit")
+    module, _, name = loader.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name).load(folder)
+    except (ImportError, AttributeError) as error:
+        raise RequestError(f"{folder}: loader {loader!r} is unknown here ({error})") from error

@@ -1,0 +1,209 @@
+"""Corpora in their published layouts, as cuts: one function a corpus, and the verb over them."""
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lhotse import CutSet
+
+from speechkit import manifests, nemo
+from speechkit.errors import JobError, RequestError
+
+logger = logging.getLogger(__name__)
+
+NOISE, MUSIC, SPEECH, IMPULSE_RESPONSE = "_noise_", "_music_", "_speech_", "rir"
+
+_AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
+_SPEAKER = re.compile(r"(?P<speaker>.+)_nohash_\d+")
+_BACKGROUND = "_background_noise_"
+
+Row = dict[str, Any]
+Splits = dict[str, CutSet]
+
+
+def prepare(corpus: str, *, root: Path | None = None, out: Path) -> None:
+    """Turn a corpus on disk into a folder that every other verb takes.
+
+    Writes OUT/SPLIT/cuts.jsonl.gz for each split, and last OUT/cuts.jsonl.gz with all of them. The
+    audio stays where it is.
+
+    Parameters
+    ----------
+    corpus
+        speech_commands (version 1 or 2), keyword_folders (a folder for each word), musan,
+        rir_noises, or synthetic (made here, no root).
+    root
+        the folder of the unpacked corpus.
+    out
+        the folder to write to.
+    """
+    if corpus == "synthetic":
+        from speechkit import synthetic  # needs a speech synthesiser, which not everyone has
+
+        synthetic.prepare(out, synthetic.SyntheticConfig())  # writes its splits, piece by piece
+        return
+    if corpus not in CORPORA:
+        allowed = ", ".join([*CORPORA, "synthetic"])
+        raise RequestError(f"corpus {corpus!r} is not known; give one of {allowed}")
+    if root is None or not root.is_dir():
+        raise RequestError(f"root {root}: no such folder; give the unpacked corpus {corpus}")
+    write_splits(CORPORA[corpus](root), out)
+
+
+def write_splits(splits: Splits, out: Path) -> None:
+    """Write OUT/SPLIT/cuts.jsonl.gz for each split, then OUT/cuts.jsonl.gz with all.
+
+    Each supervision's custom field gets the name of its split. The presence of the last file means
+    that all are there, so one of an earlier run is removed first.
+    """
+    (out / manifests.CUTS_NAME).unlink(missing_ok=True)
+    for split, cuts in splits.items():
+        for cut in cuts:
+            for supervision in cut.supervisions:
+                supervision.custom = {**(supervision.custom or {}), "split": split}
+        manifests.write(cuts, out / split / manifests.CUTS_NAME)
+        logger.info("%s: %s", out / split, manifests.summary(cuts))
+    everything = (cut for cuts in splits.values() for cut in cuts)
+    manifests.write(everything, out / manifests.CUTS_NAME)
+
+
+def prepare_speech_commands(root: Path) -> Splits:
+    """Return train, valid, test (by the official lists) and noise of Speech Commands, v1 or v2.
+
+    lhotse's recipe is of no use here: it takes its test split from a second archive in place of
+    testing_list.txt, demands both archives as sibling folders of fixed names, and puts a minute of
+    background noise among the one-second clips of "valid".
+    """
+    lists = {"valid": root / "validation_list.txt", "test": root / "testing_list.txt"}
+    if not all(path.is_file() for path in lists.values()):
+        raise _layout(
+            root,
+            "validation_list.txt, testing_list.txt and a folder for each word",
+            "Google Speech Commands (v0.01 or v0.02, from its authors' or TensorFlow's storage)",
+        )
+    split_of = {
+        name: split
+        for split, path in lists.items()
+        for name in path.read_text(encoding="utf-8").split()
+    }
+    rows: dict[str, list[Row]] = {"train": [], "valid": [], "test": [], "noise": []}
+    for row in _word_rows(root):
+        rows[split_of.get(row["audio_filepath"], "train")].append(row)
+    rows["noise"] = [_noise_row(path, root) for path in _audio_files(root / _BACKGROUND)]
+    return _splits(rows, root)
+
+
+def prepare_keyword_folders(root: Path) -> Splits:
+    """Return split "all" of a tree with a folder for each word.
+
+    The speaker is read off names like SPEAKER_nohash_0.wav, and unknown elsewhere.
+    """
+    rows = list(_word_rows(root))
+    if not rows:
+        raise _layout(root, "a folder for each word with audio files in it", "own recordings")
+    noise = [_noise_row(path, root) for path in _audio_files(root / _BACKGROUND)]
+    return _splits({"all": rows, "noise": noise}, root)
+
+
+def prepare_musan(root: Path) -> Splits:
+    """Return music, speech and noise of MUSAN."""
+    from lhotse.recipes.musan import scan_recordings
+
+    labels = {"music": MUSIC, "speech": SPEECH, "noise": NOISE}
+    if not all((root / part).is_dir() for part in labels):
+        raise _layout(root, "the folders music, speech and noise", "MUSAN (OpenSLR 17)")
+    # not the recipe's prepare_musan, which fails on a music folder without annotations; genres and
+    # singers, all that it would add, have no use here
+    with _lhotse_reads(root):
+        recordings = {part: list(scan_recordings(root / part)) for part in labels}
+    rows = {part: _recording_rows(recordings[part], root, labels[part]) for part in labels}
+    return _splits(rows, root)
+
+
+def prepare_rir_noises(root: Path) -> Splits:
+    """Return sim_rir, real_rir (label rir), iso_noise and point_noise of RIRS_NOISES."""
+    from lhotse.recipes.rir_noise import PARTS, prepare_rir_noise
+
+    if not all((root / folder).is_dir() for folder in PARTS.values()):
+        folders = ", ".join(sorted(set(PARTS.values())))
+        raise _layout(root, f"the folders {folders}", "RIRS_NOISES (OpenSLR 28)")
+    with _lhotse_reads(root):
+        prepared = prepare_rir_noise(root)
+    rows = {
+        part: _recording_rows(
+            prepared[part]["recordings"], root, IMPULSE_RESPONSE if "rir" in part else NOISE
+        )
+        for part in PARTS
+    }
+    return _splits(rows, root)
+
+
+CORPORA: dict[str, Callable[[Path], Splits]] = {
+    "speech_commands": prepare_speech_commands,
+    "keyword_folders": prepare_keyword_folders,
+    "musan": prepare_musan,
+    "rir_noises": prepare_rir_noises,
+}
+
+
+def _layout(root: Path, expected: str, source: str) -> RequestError:
+    return RequestError(f"root {root}: expected {expected}; give the unpacked folder of {source}")
+
+
+def _audio_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() in _AUDIO_SUFFIXES)
+
+
+def _word_rows(root: Path) -> Iterable[Row]:
+    for folder in sorted(root.iterdir()):
+        if not folder.is_dir() or folder.name == _BACKGROUND or folder.name.startswith("."):
+            continue
+        for path in _audio_files(folder):
+            match = _SPEAKER.fullmatch(path.stem)
+            yield {
+                "audio_filepath": path.relative_to(root).as_posix(),
+                "text": folder.name,
+                "label": folder.name,
+                "speaker": match["speaker"] if match else None,
+            }
+
+
+def _noise_row(path: Path, root: Path) -> Row:
+    return {"audio_filepath": path.relative_to(root).as_posix(), "text": "", "label": NOISE}
+
+
+@contextmanager
+def _lhotse_reads(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # lhotse raises many unrelated types on a broken file, all of which mean the same here
+        reason = " ".join(str(error).split())
+        raise JobError(f"{root}: lhotse cannot read this corpus ({reason})") from error
+
+
+def _recording_rows(recordings: Iterable[Any], root: Path, label: str) -> list[Row]:
+    return [
+        {
+            "audio_filepath": Path(recording.sources[0].source).relative_to(root).as_posix(),
+            "duration": recording.duration,
+            "sample_rate": recording.sampling_rate,
+            "text": "" if label == NOISE else None,
+            "label": label,
+        }
+        for recording in sorted(recordings, key=lambda recording: recording.sources[0].source)
+    ]
+
+
+def _splits(rows: dict[str, list[Row]], root: Path) -> Splits:
+    """Return the cuts of each split that has any."""
+    # rows name their audio relative to the root, as those of a manifest in it would
+    here = (root / "manifest.jsonl").absolute()
+    return {
+        split: CutSet.from_cuts(nemo.to_cuts(enumerate(of_split, start=1), here))
+        for split, of_split in rows.items()
+        if of_split
+    }

@@ -1,0 +1,46 @@
+"""What a measuring verb leaves behind: report.json for machines, report.md for people."""
+
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from speechkit import __version__
+from speechkit.files import write_json, write_text
+
+
+def provenance(*, seed: int | None, data: Mapping[str, str]) -> dict[str, Any]:
+    """Return what it takes to repeat a measurement: versions, device, seed, data fingerprints."""
+    import torch
+
+    return {
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "speechkit": __version__,
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in ("torch", "numpy", "lhotse")},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "data": dict(data),
+    }
+
+
+def write_report(out: Path, report: Mapping[str, Any], markdown: str) -> None:
+    """Write ``OUT/report.md`` and then ``OUT/report.json``, whose presence marks completion."""
+    write_text(out / "report.md", markdown.rstrip() + "\n")
+    write_json(out / "report.json", report)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Format a table; None becomes a dash, and a bar inside a cell is escaped."""
+
+    def line(cells: Sequence[object]) -> str:
+        texts = ("–" if cell is None else str(cell).replace("|", "\\|") for cell in cells)
+        return "| " + " | ".join(texts) + " |"
+
+    return "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)])

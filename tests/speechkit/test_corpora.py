@@ -1,0 +1,170 @@
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from speechkit import corpora, manifests
+from speechkit.audio import load_cut, write_wav
+from speechkit.errors import JobError, RequestError
+
+
+def tree(root, *names):
+    rng = np.random.default_rng(len(names))
+    for name in names:
+        samples = int(rng.integers(4000, 17000))
+        write_wav(root / name, rng.uniform(-0.5, 0.5, samples).astype(np.float32))
+    return root
+
+
+def prepared(tmp_path, corpus, root):
+    """Prepare, and return {split: {id without the root: cut}}."""
+    out = tmp_path / "out"
+    corpora.prepare(corpus, root=root, out=out)
+    splits = {}
+    for path in sorted(out.glob("*/cuts.jsonl.gz")):
+        cuts = manifests.read(path)
+        assert all(cut.supervisions[0].custom["split"] == path.parent.name for cut in cuts)
+        assert all(len(load_cut(cut)) == cut.num_samples for cut in cuts)
+        splits[path.parent.name] = {cut.id.removeprefix(f"{root.name}/"): cut for cut in cuts}
+    everything = manifests.read(out)
+    assert sorted(everything.ids) == sorted(c.id for cuts in splits.values() for c in cuts.values())
+    return splits
+
+
+def labels(cuts):
+    return {name: manifests.label_of(cut) for name, cut in cuts.items()}
+
+
+def speech_commands(root):
+    tree(
+        root,
+        "yes/aa11_nohash_0.wav",
+        "yes/bb22_nohash_1.wav",
+        "no/cc33_nohash_0.wav",
+        "_background_noise_/running_tap.wav",
+    )
+    (root / "validation_list.txt").write_text("yes/bb22_nohash_1.wav\n")
+    (root / "testing_list.txt").write_text("no/cc33_nohash_0.wav\n")
+    (root / "_background_noise_/README.md").write_text("no audio")
+    return root
+
+
+def test_speech_commands(tmp_path):
+    splits = prepared(tmp_path, "speech_commands", speech_commands(tmp_path / "gsc"))
+    assert {split: list(cuts) for split, cuts in splits.items()} == {
+        "train": ["yes/aa11_nohash_0.wav"],
+        "valid": ["yes/bb22_nohash_1.wav"],
+        "test": ["no/cc33_nohash_0.wav"],
+        "noise": ["_background_noise_/running_tap.wav"],
+    }
+    (word,), (noise,) = splits["train"].values(), splits["noise"].values()
+    assert (manifests.label_of(word), manifests.text_of(word)) == ("yes", "yes")
+    assert manifests.speaker_of(word) == "aa11"
+    assert (manifests.label_of(noise), manifests.text_of(noise)) == ("_noise_", "")
+    assert manifests.speaker_of(noise) is None
+
+
+def test_keyword_folders(tmp_path):
+    root = tree(tmp_path / "mine", "höre zu/a.wav", "höre zu/x1_y_nohash_3.wav", "stop/b.WAV")
+    cuts = prepared(tmp_path, "keyword_folders", root)["all"]
+    assert labels(cuts) == {
+        "höre zu/a.wav": "höre zu",
+        "höre zu/x1_y_nohash_3.wav": "höre zu",
+        "stop/b.WAV": "stop",
+    }
+    assert manifests.speaker_of(cuts["höre zu/a.wav"]) is None
+    assert manifests.speaker_of(cuts["höre zu/x1_y_nohash_3.wav"]) == "x1_y"
+
+
+def test_a_broken_file_does_not_stop_keyword_folders(tmp_path):
+    root = tree(tmp_path / "mine", "go/a.wav")
+    (root / "go/b.wav").write_bytes(b"not audio")
+    corpora.prepare("keyword_folders", root=root, out=tmp_path / "out")
+    assert len(manifests.read(tmp_path / "out")) == 2
+
+
+def test_musan(tmp_path):
+    root = tree(
+        tmp_path / "musan", "music/fma/m-0.wav", "speech/us-gov/s-0.wav", "noise/free-sound/n-0.wav"
+    )
+    splits = prepared(tmp_path, "musan", root)
+    assert {split: labels(cuts) for split, cuts in splits.items()} == {
+        "music": {"music/fma/m-0.wav": "_music_"},
+        "speech": {"speech/us-gov/s-0.wav": "_speech_"},
+        "noise": {"noise/free-sound/n-0.wav": "_noise_"},
+    }
+    assert manifests.text_of(splits["speech"]["speech/us-gov/s-0.wav"]) is None
+
+
+def test_rir_noises(tmp_path):
+    root = tree(
+        tmp_path / "RIRS_NOISES",
+        "pointsource_noises/noise-free-sound-0000.wav",
+        "real_rirs_isotropic_noises/RVB2014_type1_noise_simroom1_1.wav",
+        "real_rirs_isotropic_noises/RVB2014_type1_rir_simroom1_1.wav",
+        "simulated_rirs/smallroom/Room001/Room001-00001.wav",
+        "simulated_rirs/largeroom/Room001/Room001-00001.wav",
+    )
+    splits = prepared(tmp_path, "rir_noises", root)
+    kinds = {split: sorted(set(labels(cuts).values())) for split, cuts in splits.items()}
+    assert kinds == {
+        "point_noise": ["_noise_"],
+        "iso_noise": ["_noise_"],
+        "real_rir": ["rir"],
+        "sim_rir": ["rir"],
+    }
+    assert len(splits["sim_rir"]) == 2
+
+
+def test_synthetic_is_delegated(tmp_path, monkeypatch):
+    asked = []
+    fake = SimpleNamespace(
+        prepare=lambda out, config: asked.append((out, config)), SyntheticConfig=lambda: "defaults"
+    )
+    monkeypatch.setitem(sys.modules, "speechkit.synthetic", fake)
+    monkeypatch.setattr("speechkit.synthetic", fake, raising=False)
+    corpora.prepare("synthetic", out=tmp_path / "out")
+    assert asked == [(tmp_path / "out", "defaults")]
+
+
+def test_unknown_corpus(tmp_path):
+    with pytest.raises(RequestError, match="'timit' is not known; give one of speech_commands, "):
+        corpora.prepare("timit", root=tmp_path, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("corpus", list(corpora.CORPORA))
+def test_missing_and_wrong_roots(tmp_path, corpus):
+    for root in (None, tmp_path / "gone"):
+        with pytest.raises(
+            RequestError, match=f"no such folder; give the unpacked corpus {corpus}"
+        ):
+            corpora.prepare(corpus, root=root, out=tmp_path / "out")
+    with pytest.raises(RequestError, match=r"expected .+; give the unpacked folder of \w+"):
+        corpora.prepare(corpus, root=tmp_path, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_lhotse_cannot_read_is_one_line(tmp_path):
+    root = tree(tmp_path / "musan", "music/m.wav", "speech/s.wav", "noise/n.wav")
+    (root / "music/m.wav").write_bytes(b"not audio")
+    with pytest.raises(JobError, match="cannot read") as caught:
+        corpora.prepare("musan", root=root, out=tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_mark_of_completion_is_written_last(tmp_path, monkeypatch):
+    root = speech_commands(tmp_path / "gsc")
+    out = tmp_path / "out"
+    corpora.prepare("speech_commands", root=root, out=out)
+    write = manifests.write
+
+    def failing(cuts, path):
+        if path.parent.name == "test":
+            raise OSError("disk full")
+        write(cuts, path)
+
+    monkeypatch.setattr(manifests, "write", failing)
+    with pytest.raises(OSError, match="disk full"):
+        corpora.prepare("speech_commands", root=root, out=out)
+    assert not (out / "cuts.jsonl.gz").exists()
