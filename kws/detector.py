@@ -13,10 +13,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-
-from speechkit.audio import as_float
 from speechkit.kws.events import Trigger
 from speechkit.kws.spotter import Spotter, windows_along
+
+from speechkit.audio import as_float
+from speechkit.errors import RequestError
 
 # windows that go through the network together: bounds memory on hour-long chunks
 _BATCH = 256
@@ -51,12 +52,22 @@ class Detector:
         the model; its front-end runs once along the stream, its network once every shift.
     thresholds
         keyword -> threshold, in place of those stored in the model.
+
+    Raises
+    ------
+    RequestError
+        if a threshold is given for what is no keyword of the model.
     """
 
     def __init__(self, spotter: Spotter, *, thresholds: dict[str, float] | None = None) -> None:
         self.spotter = spotter.eval()
         self.sample_rate: int = spotter.frontend.config.sample_rate
         given = thresholds or {}
+        if unknown := sorted(set(given) - set(spotter.keywords)):
+            raise RequestError(
+                f"thresholds for {', '.join(unknown)}: the model's keywords are "
+                f"{', '.join(spotter.keywords)}"
+            )
         detection = spotter.config.detection
         self.shift_s = spotter.shift_frames * spotter.hop_samples / self.sample_rate
         self.window_s = (spotter.window_frames - 1) * spotter.hop_samples / self.sample_rate
@@ -78,7 +89,7 @@ class Detector:
     def reset(self) -> None:
         """Forget the stream so far; time starts at 0 again."""
         self._features.reset()
-        self._pending = torch.zeros(0, self.spotter.frontend.bands)
+        self._pending = self.spotter.frontend.mel.window.new_zeros(0, self.spotter.frontend.bands)
         self._windows_done = 0
         self._samples = 0
         self._recent = np.zeros((0, len(self._triggers)))
@@ -88,8 +99,9 @@ class Detector:
 
     def decision_time_s(self, window: int | NDArray[np.intp]) -> Any:
         """Return when the audio that the window needs has passed, in seconds since the reset."""
-        lookahead_s = self.spotter.frontend.lookahead_samples / self.sample_rate
-        return window * self.shift_s + self.window_s + lookahead_s
+        frontend = self.spotter.frontend
+        last_frame_s = (frontend.centre_samples + frontend.lookahead_samples) / self.sample_rate
+        return window * self.shift_s + self.window_s + last_frame_s
 
     def scores(self, chunk: ArrayLike) -> NDArray[np.float64]:
         """Take a chunk; return the smoothed scores (N, K) of the windows that it completed.
@@ -133,24 +145,29 @@ class Detector:
     def feature_scores(self, features_tf: torch.Tensor) -> NDArray[np.float64]:
         """Take features (T, F) in place of audio, as `scores` does with those it computes."""
         frames, shift = self.spotter.window_frames, self.spotter.shift_frames
-        pending = torch.cat([self._pending, features_tf])
+        pending = torch.cat([self._pending, features_tf.to(self._pending)])
         windows = windows_along(pending, frames, shift)
-        with torch.inference_mode():
-            raw = [self.spotter.keyword_scores(part).numpy() for part in windows.split(_BATCH)]
-        # a later window may begin beyond what is there, when the shift exceeds the window
         self._pending = pending[len(windows) * shift :].clone()
-        return self._smooth(np.concatenate(raw) if raw else self._recent[:0])
+        # most chunks complete no window, and the network on none of them is not free
+        if len(windows) == 0:
+            return np.zeros((0, len(self._triggers)))
+        with torch.inference_mode():
+            raw = [
+                self.spotter.keyword_scores(windows[at : at + _BATCH]).cpu()
+                for at in range(0, len(windows), _BATCH)
+            ]
+        return self._smooth(torch.cat(raw).numpy())
 
     def _smooth(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
         """Average over the last windows, over fewer at the start of a stream."""
         width = self.spotter.config.detection.smoothing_windows
-        known = np.concatenate([self._recent, raw])
-        self._recent = known[len(known) - min(width - 1, len(known)) :]
-        first = len(known) - len(raw)
-        smoothed = [
-            known[max(0, i + 1 - width) : i + 1].mean(axis=0) for i in range(first, len(known))
-        ]
-        return np.stack(smoothed) if smoothed else raw
+        missing = width - 1 - len(self._recent)
+        averaged = np.minimum(width - missing + np.arange(len(raw)), width)
+        padded = np.concatenate([np.zeros((missing, raw.shape[1])), self._recent, raw])
+        self._recent = padded[max(missing, len(raw)) :]
+        # added up in one order, so that rounding does not depend on the chunks
+        total = sum(padded[lag : lag + len(raw)] for lag in range(width))
+        return np.asarray(total) / averaged[:, None]
 
     def _detect(self, scores: NDArray[np.float64]) -> list[Detection]:
         detections = []

@@ -19,16 +19,15 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
-from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Sampler
-
 from speechkit.kws.detector import Detector
 from speechkit.kws.measure import Scored, listen, mean_frr
 from speechkit.kws.scenes import IGNORED, Batch, SceneBatches
 from speechkit.kws.spotter import Spotter
 from speechkit.kws.streams import Stream
+from torch import Tensor
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Sampler
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +43,10 @@ class FitConfig:
     ----------
     epochs, steps
         epochs at most, and steps in each.
-    learning_rate, dropped_learning_rate
-        before and after the drop, which comes when the dev measure stops falling.
+    learning_rate, drop, drops
+        the rate to start with, the factor of a drop, and how many drops there are.
     patience
-        epochs without a better dev measure before the drop, and again before the end.
+        epochs without a better dev measure before each drop, and before the end.
     averaging
         decay per step of the moving average of the weights that is measured and kept.
     workers
@@ -57,11 +56,12 @@ class FitConfig:
     epochs: int = 30
     steps: int = 200
     learning_rate: float = 1e-3
-    dropped_learning_rate: float = 3e-4
-    patience: int = 5
+    drop: float = 0.3
+    drops: int = 2
+    patience: int = 3
     weight_decay: float = 1e-4
     clip_norm: float = 5.0
-    averaging: float = 0.99
+    averaging: float = 0.995
     workers: int = 1
 
 
@@ -103,6 +103,8 @@ def fit(
         also gets ``log.jsonl``, a line an epoch, and ``resume/last.ckpt``, from which a run that
         was interrupted goes on.
     """
+    # Lightning announces at INFO what every run shares
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     training = _Training(spotter, config)
     keeper = _Keeper(dev.with_features(spotter), out, config)
     trainer = lightning.Trainer(
@@ -146,14 +148,15 @@ class _Steps(Sampler[int]):
         return self.steps
 
 
-class _Training(lightning.LightningModule):
+class _Training(lightning.LightningModule):  # type: ignore[misc]
     """Loss and optimiser; the network itself knows nothing of training."""
 
     def __init__(self, spotter: Spotter, config: FitConfig) -> None:
         super().__init__()
         self.spotter = spotter
         self.averaged = AveragedModel(
-            spotter, multi_avg_fn=get_ema_multi_avg_fn(config.averaging), use_buffers=False
+            spotter,
+            multi_avg_fn=get_ema_multi_avg_fn(config.averaging),  # type: ignore[no-untyped-call]
         )
         self.fit_config = config
         self.losses: list[float] = []
@@ -183,7 +186,7 @@ class _Training(lightning.LightningModule):
         )
 
 
-class _Keeper(Callback):
+class _Keeper(Callback):  # type: ignore[misc]
     """Between epochs: measure, keep the best, drop the learning rate, stop, write the state."""
 
     def __init__(self, dev: DevSet, out: Path, config: FitConfig) -> None:
@@ -192,7 +195,7 @@ class _Keeper(Callback):
         self.config = config
         self.best = float("inf")
         self.idle = 0
-        self.dropped = False
+        self.dropped = 0
         self.done = False
         self.begun = time.monotonic()
 
@@ -200,7 +203,8 @@ class _Keeper(Callback):
         return {name: getattr(self, name) for name in ("best", "idle", "dropped", "done")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def on_train_start(self, trainer: lightning.Trainer, training: Any) -> None:
         trainer.should_stop = self.done
@@ -222,12 +226,12 @@ class _Keeper(Callback):
         if self.idle < self.config.patience:
             return
         self.idle = 0
-        if self.dropped:
+        if self.dropped == self.config.drops:
             self.done = trainer.should_stop = True
             return
-        self.dropped = True
+        self.dropped += 1
         for group in trainer.optimizers[0].param_groups:
-            group["lr"] = self.config.dropped_learning_rate
+            group["lr"] *= self.config.drop
 
     def _log(self, trainer: lightning.Trainer, training: Any, dev: float) -> None:
         line = {

@@ -8,17 +8,17 @@ falls in [start, end + 1.5 s] of the keyword; every event in the negatives is a 
 Shapes: N windows of a stream, K keywords.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from speechkit.audio import SAMPLE_RATE
 from speechkit.kws.detector import Detector
 from speechkit.kws.events import Onsets, StepCount, count_detected, count_events, onsets
 from speechkit.kws.streams import Stream
+
+from speechkit.audio import SAMPLE_RATE
 from speechkit.metrics import poisson_rate_interval, wilson_interval
 
 HIT_TOLERANCE_S = 1.5
@@ -114,8 +114,11 @@ class Curve:
         last = int(failing[-1])
         spoiling = float(edges[last])
         above = float(edges[last + 1]) if last + 1 < len(edges) else 1.0
+        if spoiling >= 1:
+            return None
         hair = min((above - spoiling) / 2, _HAIR * min(spoiling, 1 - spoiling))
-        return spoiling + hair if spoiling < spoiling + hair else None
+        # so near to 0 or 1 that a hair is nothing, the next number still is something
+        return max(spoiling + hair, float(np.nextafter(spoiling, 1)))
 
     def trade_off(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return (false alarms per hour, FRR) at every threshold at which either changes."""
@@ -128,7 +131,7 @@ class Curve:
 def listen(
     detector: Detector,
     *,
-    positives: dict[str, Iterable[Stream]],
+    positives: Mapping[str, Iterable[Stream]],
     negatives: Iterable[Stream],
 ) -> dict[str, Scored]:
     """Run the detector over streams; return what it made of them for each keyword.
@@ -188,16 +191,19 @@ def _occurrences(detector: Detector, stream: Stream, column: int) -> list[Occurr
 
 
 def operating_point(
-    scored: Scored, *, fa_per_hour: float, threshold: float | None = None
+    parts: Sequence[Scored], *, fa_per_hour: float, thresholds: Sequence[float] | None = None
 ) -> dict[str, Any]:
     """Return the report row of one operating point, but for the names of what was measured.
 
     Parameters
     ----------
+    parts
+        one measurement, or those of several folds, which are pooled.
     fa_per_hour
         the target.
-    threshold
-        a frozen threshold; the lowest that meets the target on these negatives when None.
+    thresholds
+        frozen thresholds, one a part; when None, the lowest common one that meets the target on
+        these negatives.
 
     Returns
     -------
@@ -205,46 +211,50 @@ def operating_point(
         with ``status``: "ok"; "unresolved" if the target is under one event in all the negatives,
         so that the audio cannot tell; "not reached" if no threshold meets it, and then no FRR.
     """
-    curve = scored.curve()
-    frozen = threshold is not None
-    if threshold is None:
-        threshold = curve.threshold_for(fa_per_hour)
+    hours = sum(part.negative_hours for part in parts)
+    positives = sum(len(part.occurrences) for part in parts)
+    used = thresholds
+    if used is None:
+        common = sum(parts, Scored()).curve().threshold_for(fa_per_hour)
+        used = [] if common is None else [common] * len(parts)
     row: dict[str, Any] = {
         "fa_per_hour": fa_per_hour,
         "frr": None,
         "frr_low": None,
         "frr_high": None,
-        "threshold": threshold,
-        "threshold_from": "dev" if frozen else "eval",
+        "threshold": used[0] if len(set(used)) == 1 else None,
+        "threshold_from": "eval" if thresholds is None else "dev",
         "status": "not reached",
         "misses": None,
-        "positives": curve.positives,
+        "positives": positives,
         "false_alarms": None,
         "measured_fa_per_hour": None,
         "fa_per_hour_low": None,
         "fa_per_hour_high": None,
-        "negative_hours": curve.negative_hours,
+        "negative_hours": hours,
         "latency_p50_s": None,
         "latency_p95_s": None,
     }
-    if threshold is None or curve.positives == 0 or curve.negative_hours == 0:
+    if not used or positives == 0 or hours == 0:
         return row
-    misses, alarms = curve.misses(threshold), curve.false_alarms(threshold)
-    frr = wilson_interval(misses, curve.positives)
-    rate = poisson_rate_interval(alarms, curve.negative_hours)
-    status: Status = "unresolved" if fa_per_hour * curve.negative_hours < 1 else "ok"
+    curves = [part.curve() for part in parts]
+    misses = sum(curve.misses(h) for curve, h in zip(curves, used, strict=True))
+    alarms = sum(curve.false_alarms(h) for curve, h in zip(curves, used, strict=True))
+    frr = wilson_interval(misses, positives)
+    rate = poisson_rate_interval(alarms, hours)
+    status: Status = "unresolved" if fa_per_hour * hours < 1 else "ok"
     row |= {
-        "frr": misses / curve.positives,
+        "frr": misses / positives,
         "frr_low": frr.low,
         "frr_high": frr.high,
         "status": status,
         "misses": misses,
         "false_alarms": alarms,
-        "measured_fa_per_hour": alarms / curve.negative_hours,
+        "measured_fa_per_hour": alarms / hours,
         "fa_per_hour_low": rate.low,
         "fa_per_hour_high": rate.high,
     }
-    latencies = scored.latencies_s(threshold)
+    latencies = np.concatenate([p.latencies_s(h) for p, h in zip(parts, used, strict=True)])
     if len(latencies):
         row["latency_p50_s"], row["latency_p95_s"] = (
             float(value) for value in np.percentile(latencies, [50, 95])
@@ -254,5 +264,5 @@ def operating_point(
 
 def mean_frr(scored: Scored, targets: Sequence[float]) -> float:
     """Return the FRR averaged over targets of false alarms per hour; 1.0 where not reached."""
-    rows = [operating_point(scored, fa_per_hour=target) for target in targets]
+    rows = [operating_point([scored], fa_per_hour=target) for target in targets]
     return float(np.mean([1.0 if row["frr"] is None else row["frr"] for row in rows]))

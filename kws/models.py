@@ -6,7 +6,7 @@ Shapes: B windows, T frames, F mel bands, C channels, K classes, H recurrent uni
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class Crnn(nn.Module):
     connected layer that sees all time steps, and a softmax layer.
     """
 
-    type = "crnn"
+    name: ClassVar[str] = "crnn"
 
     def __init__(self, config: CrnnConfig, classes: int) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Cnn(nn.Module):
     softmax layer, sized for the CRNN paper's input and its cap of 250k parameters.
     """
 
-    type = "cnn"
+    name: ClassVar[str] = "cnn"
 
     def __init__(self, config: CnnConfig, classes: int) -> None:
         super().__init__()
@@ -141,8 +141,8 @@ class Cnn(nn.Module):
 
 NetworkConfig = CrnnConfig | CnnConfig
 _NETWORKS: dict[str, tuple[type[Any], type[Any]]] = {
-    Crnn.type: (Crnn, CrnnConfig),
-    Cnn.type: (Cnn, CnnConfig),
+    Crnn.name: (Crnn, CrnnConfig),
+    Cnn.name: (Cnn, CnnConfig),
 }
 
 
@@ -165,13 +165,15 @@ def build_network(description: dict[str, Any], classes: int) -> Crnn | Cnn:
             f"unknown {kind} hyperparameters {', '.join(unknown)}: allowed are "
             f"{', '.join(sorted(allowed))}"
         )
+    if settings.get("unit", "gru") not in ("gru", "lstm"):
+        raise RequestError(f"unit {settings['unit']!r}: allowed are gru, lstm")
     pairs = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
     return network(config(**pairs), classes)
 
 
 def describe_network(network: Crnn | Cnn) -> dict[str, Any]:
     """Return the description from which `build_network` builds the same network."""
-    return {"type": network.type, **dataclasses.asdict(network.config)}
+    return {"type": network.name, **dataclasses.asdict(network.config)}
 
 
 def count_parameters(module: nn.Module, *, paper: bool = False) -> int:

@@ -1,5 +1,6 @@
 """Which rows of a manifest are positives for a keyword, which are negatives, which neither."""
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ STREAM = "_stream_"
 
 def normalise(text: str) -> str:
     """Return the form in which labels, texts and keywords are compared."""
-    return " ".join(text.lower().replace("_", " ").split())
+    return " ".join(unicodedata.normalize("NFC", text.lower()).replace("_", " ").split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def sort_rows(cuts: Iterable[Cut], keyword: str) -> Rows:
             left_out.append(cut)
         elif wanted in names:
             positives.append(cut)
-        elif any(f" {wanted} " in f" {_words(name)} " for name in names):
+        elif any(f" {_words(wanted)} " in f" {_words(name)} " for name in names):
             left_out.append(cut)
         else:
             negatives.append(cut)
@@ -75,4 +76,6 @@ def sort_rows(cuts: Iterable[Cut], keyword: str) -> Rows:
 
 def _words(text: str) -> str:
     """Return the words of a text without punctuation, which would hide a keyword."""
-    return " ".join("".join(c if c.isalnum() or c == "'" else " " for c in text).split())
+    # marks are the vowel signs and accents of many scripts, and part of their words
+    kept = (c if unicodedata.category(c)[0] in "LMN" or c == "'" else " " for c in text)
+    return " ".join("".join(kept).split())

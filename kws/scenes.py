@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from speechkit.kws.clips import Clip
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -29,7 +30,6 @@ from speechkit.augment import (
     power,
     reverberate,
 )
-from speechkit.kws.clips import Clip
 
 IGNORED = -100
 

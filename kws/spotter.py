@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from speechkit.kws.models import build_network, count_parameters, describe_network
 from torch import Tensor, nn
 
 from speechkit import checkpoint, frontend
 from speechkit.errors import RequestError
-from speechkit.kws.models import build_network, count_parameters, describe_network
 
 BACKGROUND = "_background_"
 SILENCE = "_silence_"
@@ -36,6 +36,13 @@ class DetectionConfig:
     shift_s: float = 0.1
     smoothing_windows: int = 2
     refractory_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.shift_s > 0 and self.smoothing_windows >= 1 and self.refractory_s >= 0):
+            raise RequestError(
+                f"shift_s {self.shift_s}, smoothing_windows {self.smoothing_windows}, refractory_s "
+                f"{self.refractory_s}: must be positive, at least 1, and not negative"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +96,11 @@ class Spotter(nn.Module):
                 f"the front-end gives {self.frontend.bands} bands, the network takes "
                 f"{self.network.config.bands}: make them equal"
             )
+        if not 1 <= self.shift_frames <= self.window_frames:
+            raise RequestError(
+                f"shift_s {config.detection.shift_s}: is {self.shift_frames} frames; give 1 to the "
+                f"{self.window_frames} of a window, so that all of a stream is heard"
+            )
 
     @property
     def keywords(self) -> tuple[str, ...]:
@@ -131,7 +143,7 @@ class Spotter(nn.Module):
         return 0.5 if frozen is None else frozen.value
 
     def with_thresholds(self, thresholds: dict[str, Threshold]) -> Self:
-        """Return a spotter that shares these weights and carries other thresholds."""
+        """Return a spotter with a copy of these weights and other thresholds."""
         twin = type(self)(dataclasses.replace(self.config, thresholds=thresholds))
         twin.load_state_dict(self.state_dict())
         return twin.train(self.training)
@@ -172,7 +184,7 @@ class Spotter(nn.Module):
             )
             spotter = cls(config)
             spotter.load_state_dict(weights)
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise RequestError(
                 f"{folder}: configuration and weights do not fit ({reason})"
@@ -181,13 +193,13 @@ class Spotter(nn.Module):
 
     def _card(self) -> str:
         thresholds = "\n".join(
-            f"- `{keyword}`: threshold {t.value:.6g}, the lowest with at most {t.fa_per_hour:g} false "
-            f"alarms an hour on {t.negative_hours:.2f} h of dev negatives"
+            f"- `{keyword}`: threshold {t.value:.6g}, the lowest with at most {t.fa_per_hour:g} "
+            f"false alarms an hour on {t.negative_hours:.2f} h of dev negatives"
             for keyword, t in self.config.thresholds.items()
         )
         return (
             f"# Keyword spotter: {', '.join(self.keywords)}\n\n"
-            f"- network: {self.network.type}, {count_parameters(self.network, paper=True):,} "
+            f"- network: {self.network.name}, {count_parameters(self.network, paper=True):,} "
             f"parameters ({count_parameters(self.network):,} with torch's second recurrent bias)\n"
             f"- front-end: {self.frontend.describe()}\n"
             f"{thresholds or '- no threshold frozen: 0.5 is used'}\n\n"

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from speechkit.kws.clips import Clip
 from torch import Tensor
 
 from speechkit.audio import SAMPLE_RATE, Audio
 from speechkit.augment import Span, active_power, add_noise, loop_to, noise_gain, power
 from speechkit.errors import RequestError
-from speechkit.kws.clips import Clip
 
 # audio before a keyword, to warm the front-end up, and behind it, where a late hit still counts
 _LEAD_S = 1.5
@@ -117,6 +117,8 @@ def background_stream(
         )
     rng = np.random.default_rng([seed, 3])
     stretch = round(hours * 3600 * SAMPLE_RATE / (len(keywords) + 1))
+    if stretch < 1:
+        raise RequestError(f"{hours} hours of background: give a positive number")
     parts = [_background(backgrounds, stretch, speech_share, rng)]
     pieces: list[Piece] = []
     samples = len(parts[0])
@@ -131,11 +133,12 @@ def background_stream(
         samples += len(parts[-2]) + len(parts[-1])
     audio = np.concatenate(parts)
     if snr_db is not None:
-        noise = np.concatenate(
-            [_noise(noises, min(stretch, samples - at), rng) for at in range(0, samples, stretch)]
-        )
-        gain = noise_gain(_LEVEL, power(noise), snr_db)
-        audio = audio + np.float32(gain) * noise
+        for at in range(0, samples, stretch):
+            noise = _noise(noises, min(stretch, samples - at), rng)
+            # one by one: a loud recording must not set the SNR under the others
+            audio[at : at + len(noise)] += (
+                np.float32(noise_gain(_LEVEL, power(noise), snr_db)) * noise
+            )
     return Stream(audio, tuple(pieces))
 
 

@@ -108,7 +108,7 @@ def add_noise(speech: Audio, noise: Audio, *, snr_db: float, span: Span | None =
 
 
 def reverberate(audio: Audio, response: Audio) -> Audio:
-    """Convolve with a room impulse response; time and level of the direct sound stay.
+    """Convolve with a room impulse response; the time of the direct sound and the level stay.
 
     The response is aligned on its strongest tap, and scaled so that white noise keeps its power.
     """

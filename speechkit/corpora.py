@@ -11,6 +11,8 @@ from lhotse import CutSet
 
 from speechkit import manifests, nemo
 from speechkit.errors import JobError, RequestError
+from speechkit.synthetic import SyntheticConfig
+from speechkit.synthetic import prepare as prepare_synthetic
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +26,13 @@ Row = dict[str, Any]
 Splits = dict[str, CutSet]
 
 
-def prepare(corpus: str, *, root: Path | None = None, out: Path) -> None:
+def prepare(
+    corpus: str,
+    *,
+    root: Path | None = None,
+    out: Path,
+    synthetic: SyntheticConfig = SyntheticConfig(),
+) -> None:
     """Turn a corpus on disk into a folder that every other verb takes.
 
     Writes OUT/SPLIT/cuts.jsonl.gz for each split, and last OUT/cuts.jsonl.gz with all of them. The
@@ -39,11 +47,11 @@ def prepare(corpus: str, *, root: Path | None = None, out: Path) -> None:
         the folder of the unpacked corpus.
     out
         the folder to write to.
+    synthetic
+        what the synthetic corpus holds.
     """
     if corpus == "synthetic":
-        from speechkit import synthetic  # needs a speech synthesiser, which not everyone has
-
-        synthetic.prepare(out, synthetic.SyntheticConfig())  # writes its splits, piece by piece
+        prepare_synthetic(out, synthetic)  # writes its splits, piece by piece
         return
     if corpus not in CORPORA:
         allowed = ", ".join([*CORPORA, "synthetic"])

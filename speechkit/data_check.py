@@ -101,7 +101,7 @@ class Level:
 
 
 def check(
-    cuts: list[str] | Path,
+    cuts: list[Path],
     *,
     out: Path | None = None,
     sample_rate: int = SAMPLE_RATE,
@@ -116,14 +116,14 @@ def check(
     Parameters
     ----------
     cuts
-        a manifest, or a folder with one; its splits are those that the corpus came with. Or a list
-        of them, such as ["train", "test"], where each is a split.
+        a manifest, or a folder with one; its splits are those that the corpus came with. Of
+        several, such as TRAIN TEST, each is a split.
     out
         a folder for report.json and report.md, which list all findings.
     sample_rate
         the rate that files should have.
     """
-    sources = [str(cuts)] if isinstance(cuts, str | Path) else cuts
+    sources = [str(path) for path in cuts]
     clips = [(source, cut) for source in sources for cut in manifests.read(source)]
     by_split = [(_split(cut, source, len(sources) > 1), cut) for source, cut in clips]
     findings = check_clips(by_split, sample_rate=sample_rate, limits=limits)

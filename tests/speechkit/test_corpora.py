@@ -1,12 +1,10 @@
-import sys
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from speechkit import corpora, manifests
 from speechkit.audio import load_cut, write_wav
 from speechkit.errors import JobError, RequestError
+from speechkit.synthetic import SyntheticConfig
 
 
 def tree(root, *names):
@@ -119,13 +117,12 @@ def test_rir_noises(tmp_path):
 
 def test_synthetic_is_delegated(tmp_path, monkeypatch):
     asked = []
-    fake = SimpleNamespace(
-        prepare=lambda out, config: asked.append((out, config)), SyntheticConfig=lambda: "defaults"
+    monkeypatch.setattr(
+        corpora, "prepare_synthetic", lambda out, config: asked.append((out, config))
     )
-    monkeypatch.setitem(sys.modules, "speechkit.synthetic", fake)
-    monkeypatch.setattr("speechkit.synthetic", fake, raising=False)
-    corpora.prepare("synthetic", out=tmp_path / "out")
-    assert asked == [(tmp_path / "out", "defaults")]
+    config = SyntheticConfig(keywords=("alexa",))
+    corpora.prepare("synthetic", out=tmp_path / "out", synthetic=config)
+    assert asked == [(tmp_path / "out", config)]
 
 
 def test_unknown_corpus(tmp_path):

@@ -34,9 +34,7 @@ def clean_set(folder, count=12, seed=0, **more):
 
 def findings_of(tmp_path, *sources, **options):
     """Check, and return {(kind, id)} with the status confirmed."""
-    status = data_check.check(
-        [str(source) for source in sources], out=tmp_path / "report", **options
-    )
+    status = data_check.check(list(sources), out=tmp_path / "report", **options)
     report = json.loads((tmp_path / "report/report.json").read_text())
     assert status == (1 if report["findings"] else 0)
     assert sum(report["counts"].values()) == len(report["findings"])
@@ -210,7 +208,7 @@ def test_cuts_that_lhotse_must_make_are_checked_too(tmp_path):
 
 
 def test_names_with_brackets_are_shown_as_they_are(tmp_path, capsys):
-    assert data_check.check(manifest(tmp_path / "set", ["[bold]a[/].wav"])) == 1
+    assert data_check.check([manifest(tmp_path / "set", ["[bold]a[/].wav"])]) == 1
     assert "set/[bold]a[/].wav" in capsys.readouterr().out
 
 
@@ -242,7 +240,7 @@ def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path):
             file.write(minute)
     path = manifest(folder, ["a.flac"], duration=600.0)
     tracemalloc.start()
-    assert data_check.check(path) == 0
+    assert data_check.check([path]) == 0
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 20e6  # the file is 38 MB of float32

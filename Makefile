@@ -1,0 +1,42 @@
+# The commands of the project; `make` alone lists them.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help: ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(INSTALLED) ## train a keyword spotter on a synthetic corpus, measure it, listen with it
+	$(BIN)/python recipes/kws_demo.py --out out/demo
+
+# one thread a process: results do not depend on the machine, and two processes fill two cores
+test: export OMP_NUM_THREADS = 1
+test: $(INSTALLED) ## run the tests
+	$(BIN)/pytest -q -n 2
+
+check: $(INSTALLED) ## lint, check format and types, run the tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(MAKE) test
+
+bench: export OMP_NUM_THREADS = 1
+bench: $(INSTALLED) ## measure speed, of what passes its tests first
+	$(BIN)/pytest -q tests/speechkit/test_frontend.py tests/speechkit/test_pcen.py tests/kws/test_detector.py
+	$(BIN)/pytest -q -s tests/bench_*.py
+
+clean: ## remove the environment and all that is generated
+	rm -rf .venv out build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ...")'
+	@echo "installing into .venv: some minutes, once"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev,synth,export]'
+	@touch $@

@@ -1,0 +1,82 @@
+"""``speechkit kws detect``: listen to a file or to standard input, say what was heard."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from speechkit.kws.detector import Detection, Detector
+
+from speechkit.audio import SAMPLE_RATE, Audio, StreamResampler, as_float, chunks
+from speechkit.errors import AudioError, RequestError
+
+_CHUNK_S = 0.1
+
+
+def detect(
+    file: str,
+    *,
+    model: Path,
+    threshold: float | None = None,
+    rate: int = SAMPLE_RATE,
+    json_lines: bool = False,
+) -> None:
+    """Print keywords as they are detected, one line each: time in seconds, keyword, score.
+
+    Parameters
+    ----------
+    file
+        an audio file of any rate and number of channels, or - for raw 16-bit mono PCM on standard
+        input, such as `arecord -f S16_LE -r 16000 -c 1 -t raw | speechkit kws detect - --model M`.
+    model
+        the folder that `speechkit kws train` wrote as OUT/model.
+    threshold
+        for all keywords, in place of those stored in the model.
+    rate
+        samples per second of the PCM on standard input.
+    json_lines
+        print a JSON object a line.
+    """
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise RequestError(f"threshold {threshold}: must lie in 0 to 1")
+    if rate <= 0:
+        raise RequestError(f"rate {rate}: must be positive")
+    detector = Detector.load(model)
+    if threshold is not None:
+        keywords = detector.spotter.keywords
+        detector = Detector(detector.spotter, thresholds=dict.fromkeys(keywords, threshold))
+    pieces = _standard_input(rate) if file == "-" else chunks(file, chunk_s=_CHUNK_S)
+    for detection in listen_to(detector, pieces):
+        line = (
+            json.dumps(asdict(detection))
+            if json_lines
+            else f"{detection.time_s:.2f}\t{detection.keyword}\t{detection.score:.4f}"
+        )
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+
+def listen_to(detector: Detector, pieces: Iterator[tuple[Audio, int]]) -> Iterator[Detection]:
+    """Yield the detections in (chunk, sample rate) pairs of one rate, as they happen."""
+    resampler = None
+    for chunk, sample_rate in pieces:
+        if resampler is None:
+            resampler = StreamResampler(sample_rate, detector.sample_rate)
+        yield from detector.push(resampler.push(chunk))
+    if resampler is not None:
+        yield from detector.push(resampler.flush())
+        yield from detector.flush()
+
+
+def _standard_input(rate: int) -> Iterator[tuple[Audio, int]]:
+    size = 2 * round(_CHUNK_S * rate)
+    heard = False
+    while data := sys.stdin.buffer.read(size):
+        heard = True
+        if len(data) % 2:
+            raise AudioError("standard input: ends in half a sample; give 16-bit PCM")
+        yield as_float(np.frombuffer(data, dtype="<i2").astype(np.int16)), rate
+    if not heard:
+        raise AudioError("standard input: is empty; give raw 16-bit mono PCM")

@@ -1,0 +1,172 @@
+"""``speechkit kws evaluate``: miss rates at false alarms per hour, of a model on any recordings."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import Progress
+from speechkit.kws.clips import Clip, load_clips
+from speechkit.kws.detector import Detector
+from speechkit.kws.measure import listen
+from speechkit.kws.report import CLEAN, Measured, parse_snr, rows_of, write_evaluation
+from speechkit.kws.select import select
+from speechkit.kws.spotter import Spotter
+from speechkit.kws.streams import keyword_streams, negative_streams
+
+from speechkit import manifests
+from speechkit.errors import RequestError
+from speechkit.reports import provenance
+
+logger = logging.getLogger(__name__)
+
+CONDITIONS = (CLEAN, "20", "10", "5", "0")
+FA_PER_HOUR = (0.1, 0.5, 1.0, 2.0)
+
+
+def evaluate(
+    *,
+    model: Path,
+    positives: list[Path],
+    negatives: list[Path],
+    out: Path,
+    keywords: list[str] | None = None,
+    noise: list[Path] | None = None,
+    snr: list[str] = list(CONDITIONS),  # noqa: B006 - only read; the help shows it
+    fa_per_hour: list[float] = list(FA_PER_HOUR),  # noqa: B006
+    seed: int = 0,
+) -> None:
+    """Measure FRR against false alarms per hour, through the streaming detector.
+
+    Parameters
+    ----------
+    model
+        the folder that `speechkit kws train` wrote as OUT/model.
+    positives, negatives
+        manifests; rows whose label or text equals a keyword are its positives.
+    out
+        gets report.json, report.md, det.png, snr.png and scores.npz.
+    keywords
+        those of the model's keywords to measure; all by default.
+    noise
+        manifests of noise to mix in; white noise without any.
+    snr
+        conditions: "clean" or an SNR in dB, for positives and negatives alike.
+    fa_per_hour
+        targets.
+    """
+    if not all(target > 0 for target in fa_per_hour):
+        raise RequestError(f"fa_per_hour {fa_per_hour}: targets must be positive")
+    for condition in snr:
+        parse_snr(condition)
+    detector = Detector.load(model)
+    spotter = detector.spotter
+    chosen = keywords or list(spotter.keywords)
+    if unknown := sorted(set(chosen) - set(spotter.keywords)):
+        raise RequestError(
+            f"keyword {', '.join(unknown)}: the model knows {', '.join(spotter.keywords)}"
+        )
+    selection = select(chosen, positives=positives, negatives=negatives)
+    if not selection.negatives:
+        raise RequestError("no row is a negative; false alarms need audio without the keyword")
+    found = {k: load_clips(cuts, what="positives") for k, cuts in selection.positives.items()}
+    others = load_clips(selection.negatives, what="negatives")
+    noises = load_clips(manifests.read_all(noise), what="noise") if noise else None
+    measured = measure_conditions(
+        detector,
+        {keyword: loaded.clips for keyword, loaded in found.items()},
+        others.clips,
+        noises.clips if noises else [],
+        conditions=snr,
+        seed=seed,
+    )
+    rows = rows_of(measured, model=str(model), targets=fa_per_hour, thresholds=frozen(spotter))
+    broken = {id_: why for part in [*found.values(), others] for id_, why in part.broken.items()}
+    write_evaluation(
+        out,
+        measured,
+        rows,
+        title=f"Keyword spotting: {', '.join(chosen)}",
+        about={
+            "counts": selection.counts,
+            "broken": broken,
+            **provenance(
+                seed=seed,
+                data={
+                    "positives": manifests.fingerprint(
+                        cut for cuts in selection.positives.values() for cut in cuts
+                    ),
+                    "negatives": manifests.fingerprint(selection.negatives),
+                },
+            ),
+        },
+        notes=count_notes(selection.counts, broken, noise=bool(noise)),
+    )
+    log_headline(rows, out)
+
+
+def measure_conditions(
+    detector: Detector,
+    positives: dict[str, list[Clip]],
+    negatives: Sequence[Clip],
+    noises: Sequence[Clip],
+    *,
+    conditions: Sequence[str],
+    seed: int,
+) -> Measured:
+    """Run the detector over positives and negatives in each condition."""
+    measured: Measured = {}
+    with Progress(transient=True) as progress:
+        task = progress.add_task("measuring", total=len(conditions))
+        for condition in conditions:
+            snr_db = parse_snr(condition)
+            scored = listen(
+                detector,
+                positives={
+                    keyword: keyword_streams(clips, noises, snr_db=snr_db, seed=seed)
+                    for keyword, clips in positives.items()
+                },
+                negatives=negative_streams(negatives, noises, snr_db=snr_db, seed=seed),
+            )
+            measured |= {(keyword, condition): [one] for keyword, one in scored.items()}
+            progress.advance(task)
+    return measured
+
+
+def frozen(spotter: Spotter) -> dict[str, list[float]]:
+    """Return keyword -> the threshold stored in the model, as one fold."""
+    return {keyword: [stored.value] for keyword, stored in spotter.config.thresholds.items()}
+
+
+def count_notes(
+    counts: dict[str, dict[str, float]], broken: dict[str, str], *, noise: bool
+) -> list[str]:
+    """Return what a reader must know about the data."""
+    notes = [
+        f"{keyword}: {n['positives']:g} positives; {n['negatives']:g} negatives "
+        f"({n['negative_hours']:.2f} h), of them {n['unverified']:g} ({n['unverified_hours']:.2f} h) "
+        f"without text or label, so unverified; {n['left_out']:g} rows left out"
+        for keyword, n in counts.items()
+    ]
+    if broken:
+        notes.append(f"{len(broken)} broken clips left out: {', '.join(sorted(broken)[:20])}")
+    if not noise:
+        notes.append("no noise was given: conditions with an SNR use white noise")
+    return notes
+
+
+def log_headline(rows: Sequence[dict[str, object]], out: Path) -> None:
+    """Log a line for each operating point, the frozen threshold's where there is one."""
+    has_dev = {row["keyword"] for row in rows if row["threshold_from"] == "dev"}
+    for row in rows:
+        if row["threshold_from"] == ("dev" if row["keyword"] in has_dev else "eval"):
+            frr = "not reached" if row["frr"] is None else f"{row['frr']:.2%}"
+            logger.info(
+                "%s, %s: FRR %s at %g FA/hour (threshold from %s, %s)",
+                row["keyword"],
+                row["condition"],
+                frr,
+                row["fa_per_hour"],
+                row["threshold_from"],
+                row["status"],
+            )
+    logger.info("report: %s", out / "report.md")

@@ -1,0 +1,98 @@
+"""Hard negatives: what a trained spotter takes for its keyword, found in audio without it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from speechkit.kws.clips import Clip
+from speechkit.kws.detector import Detector
+from speechkit.kws.events import onsets
+from speechkit.kws.measure import scores_of
+from speechkit.kws.streams import Stream, negative_streams
+
+from speechkit.audio import SAMPLE_RATE
+from speechkit.augment import Span
+
+# audio kept on both sides of an alarm, for scenes to be built around it
+CONTEXT_S = 2.5
+# alarms nearer than this are one
+_APART_S = 1.5
+# the part of the window that is laid into training windows, so that it can be moved in them
+_CORE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """A false alarm: the clip, the time in it where the deciding window has its centre, a score."""
+
+    clip_id: str
+    centre_s: float
+    keyword: str
+    score: float
+
+    @property
+    def core(self) -> tuple[float, float]:
+        """Start and end in the clip, in seconds, of what training windows must hold."""
+        return self.centre_s - _CORE_S / 2, self.centre_s + _CORE_S / 2
+
+
+def find_alarms(
+    detector: Detector,
+    clips: Sequence[Clip],
+    noises: Sequence[Clip],
+    *,
+    least_score: float,
+    most: int,
+    snrs_db: Iterable[float | None] = (None, 5.0),
+    seed: int = 0,
+) -> list[Alarm]:
+    """Return the highest-scoring false alarms, at least 1.5 s apart, in descending order.
+
+    Parameters
+    ----------
+    least_score, most
+        what counts as an alarm, and how many to keep for each keyword.
+    snrs_db
+        the conditions to listen in; an alarm in several of them counts once.
+    """
+    best: dict[tuple[str, str, int], Alarm] = {}
+    for snr_db in snrs_db:
+        for stream in negative_streams(clips, noises, snr_db=snr_db, seed=seed):
+            for alarm in _alarms(detector, stream, least_score):
+                key = (alarm.keyword, alarm.clip_id, round(alarm.centre_s / _APART_S))
+                if key not in best or best[key].score < alarm.score:
+                    best[key] = alarm
+    ranked = sorted(best.values(), key=lambda alarm: (-alarm.score, alarm.clip_id, alarm.centre_s))
+    kept = []
+    for keyword in detector.spotter.keywords:
+        kept += [alarm for alarm in ranked if alarm.keyword == keyword][:most]
+    return kept
+
+
+def excerpt(clip: Clip, alarm: Alarm) -> Clip:
+    """Cut an alarm with some context out of its clip, its core as the span."""
+    core = Span(*(round(t * SAMPLE_RATE) for t in alarm.core))
+    context = round(CONTEXT_S * SAMPLE_RATE)
+    first = max(0, core.start - context)
+    last = min(len(clip.samples), core.end + context)
+    return Clip(f"{clip.id}@{alarm.centre_s:.2f}", clip.samples[first:last], core.shifted(-first))
+
+
+def _alarms(detector: Detector, stream: Stream, least_score: float) -> Iterable[Alarm]:
+    scores = scores_of(detector, stream)
+    apart = round(_APART_S / detector.shift_s)
+    offsets = np.array([piece.offset for piece in stream.pieces])
+    for column, keyword in enumerate(detector.spotter.keywords):
+        for start in onsets(scores[:, column], apart).starts(least_score):
+            # an alarm is its highest window, not the first one above the threshold
+            window = start + int(np.argmax(scores[start : start + apart, column]))
+            centre = (window * detector.shift_s + detector.window_s / 2) * SAMPLE_RATE
+            piece = stream.pieces[int(np.searchsorted(offsets, centre, side="right")) - 1]
+            if centre >= len(stream.audio):
+                continue  # in the silence behind the stream
+            yield Alarm(
+                piece.id,
+                (centre - piece.offset) / SAMPLE_RATE,
+                keyword,
+                float(scores[window, column]),
+            )

@@ -1,0 +1,258 @@
+"""From recordings to a measured spotter: split, train, mine, train again, evaluate.
+
+The clips are dealt to folds. A fold is the test of one run, the next one its dev set, the others
+train; false alarms are mined in the training part alone. With several test folds the measurements
+are pooled, so that every clip is tested once, by a model that never saw it.
+"""
+
+import dataclasses
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lhotse.cut import Cut
+from speechkit.kws.clips import Clip, load_clips
+from speechkit.kws.detector import Detector
+from speechkit.kws.evaluate import CONDITIONS, FA_PER_HOUR, count_notes, measure_conditions
+from speechkit.kws.mining import excerpt, find_alarms
+from speechkit.kws.report import Measured, load_scored, rows_of, save_scored, write_evaluation
+from speechkit.kws.select import Selection, select
+from speechkit.kws.spotter import Spotter
+from speechkit.kws.train import Split, TrainConfig, decode, part, train_spotter
+
+from speechkit import manifests
+from speechkit.errors import RequestError
+from speechkit.reports import provenance
+
+logger = logging.getLogger(__name__)
+
+_DONE = "scores.npz"
+# an alarm under this score teaches little, and more of them than this crowd the rest out
+_LEAST_SCORE = 0.1
+_MOST_ALARMS = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """How recordings are divided, trained on and measured.
+
+    Parameters
+    ----------
+    folds, test_folds
+        parts that the clips are dealt to, and which of them to test on.
+    split_by
+        what must not stand in two parts; "speaker": speakers, and clips without one
+        singly; "clip": clips.
+    rounds
+        of training; each but the first starts from the one before, with mined false alarms.
+    conditions, fa_per_hour
+        what to measure.
+    """
+
+    folds: int = 5
+    test_folds: tuple[int, ...] = (0,)
+    split_by: Literal["speaker", "clip"] = "speaker"
+    rounds: int = 2
+    conditions: tuple[str, ...] = CONDITIONS
+    fa_per_hour: tuple[float, ...] = FA_PER_HOUR
+    train: TrainConfig = TrainConfig()
+
+
+@dataclass(frozen=True)
+class _Data:
+    clips: Split
+    responses: list[Clip]
+    fold_of: dict[str, int]
+
+
+def run(
+    keywords: Sequence[str],
+    *,
+    positives: Sequence[Path],
+    negatives: Sequence[Path],
+    noise: Sequence[Path] = (),
+    rir: Sequence[Path] = (),
+    out: Path,
+    config: PipelineConfig = PipelineConfig(),
+    notes: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Train and measure a spotter; return the rows of the last round's report.
+
+    Writes ``OUT/model`` (the first test fold's), ``OUT/test-positives.jsonl.gz`` and
+    ``OUT/test-negatives.jsonl.gz`` (what that model was tested on), ``OUT/report.json`` and its
+    company for the last round, and ``OUT/round-N`` for the ones before. Run again, it goes on where
+    it was interrupted.
+    """
+    if not set(config.test_folds) <= set(range(config.folds)) or not config.test_folds:
+        raise RequestError(
+            f"test_folds {config.test_folds}: choose from 0 to {config.folds - 1}, at least one"
+        )
+    selection = select(keywords, positives=positives, negatives=negatives)
+    noises = list(manifests.read_all(noise)) if noise else []
+    fold_of, rule = _deal(selection, noises, config)
+    data = _Data(
+        decode(selection.positives, selection.negatives, noises=noises),
+        load_clips(manifests.read_all(rir), what="room responses").clips if rir else [],
+        fold_of,
+    )
+    _write_test_manifests(selection, fold_of, config.test_folds[0], out)
+    notes = [*notes, rule, *count_notes(selection.counts, {}, noise=bool(noise))]
+    rows: list[dict[str, Any]] = []
+    for number in range(config.rounds):
+        last = number == config.rounds - 1
+        measured, thresholds = _round(data, number, out, config)
+        rows = rows_of(
+            measured, model=config.train.network, targets=config.fa_per_hour, thresholds=thresholds
+        )
+        write_evaluation(
+            out if last else out / f"round-{number}",
+            measured,
+            rows,
+            title=f"{', '.join(keywords)}: {config.train.network}, round {number + 1}",
+            about={
+                "counts": selection.counts,
+                "config": dataclasses.asdict(config),
+                **provenance(seed=config.train.seed, data=_fingerprints(selection)),
+            },
+            notes=notes,
+        )
+    chosen = _folder(out, config.test_folds[0], config.rounds - 1) / "model"
+    shutil.copytree(chosen, out / "model", dirs_exist_ok=True)
+    return rows
+
+
+def _round(
+    data: _Data, number: int, out: Path, config: PipelineConfig
+) -> tuple[Measured, dict[str, list[float]]]:
+    """Return the measurements of one round in all test folds, and the thresholds frozen in each."""
+    measured: Measured = {}
+    thresholds: dict[str, list[float]] = {}
+    for fold in config.test_folds:
+        folder = _folder(out, fold, number)
+        for key, parts in _train_and_measure(data, fold, number, folder, config).items():
+            measured.setdefault(key, []).extend(parts)
+        for keyword, stored in Spotter.load(folder / "model").config.thresholds.items():
+            thresholds.setdefault(keyword, []).append(stored.value)
+    complete = {k: v for k, v in thresholds.items() if len(v) == len(config.test_folds)}
+    return measured, complete
+
+
+def _folder(out: Path, fold: int, number: int) -> Path:
+    return out / f"fold-{fold}" / f"round-{number}"
+
+
+def _train_and_measure(
+    data: _Data, fold: int, number: int, folder: Path, config: PipelineConfig
+) -> Measured:
+    """Train and measure one round of one fold, or read what an earlier call measured."""
+    if (folder / _DONE).is_file():
+        return load_scored(folder / _DONE)
+    folds = range(config.folds)
+    dev_fold = (fold + 1) % config.folds
+    training = _part(data, set(folds) - {fold, dev_fold})
+    test = _part(data, {fold})
+    logger.info("fold %d, round %d of %d: training", fold, number + 1, config.rounds)
+    settings, init, hard = config.train, None, []
+    if number:
+        init = folder.parent / f"round-{number - 1}" / "model"
+        hard = _mine(Detector.load(init), training, config.train.seed + number)
+        logger.info("mined %d false alarms", len(hard))
+        settings = _next_round(settings, number)
+    spotter = train_spotter(
+        training,
+        _part(data, {dev_fold}),
+        out=folder,
+        config=settings,
+        responses=data.responses,
+        hard=hard,
+        init=init,
+    )
+    measured = measure_conditions(
+        Detector(spotter),
+        test.positives,
+        test.negatives,
+        test.noises,
+        conditions=config.conditions,
+        seed=config.train.seed,
+    )
+    save_scored(folder / _DONE, measured)
+    return measured
+
+
+def _next_round(settings: TrainConfig, number: int) -> TrainConfig:
+    """Return the settings of a later round: other batches, from the first drop of the rate on."""
+    first = settings.fit
+    gentle = dataclasses.replace(
+        first, learning_rate=first.learning_rate * first.drop, drops=max(0, first.drops - 1)
+    )
+    return dataclasses.replace(settings, fit=gentle, seed=settings.seed + number)
+
+
+def _mine(detector: Detector, training: Split, seed: int) -> list[Clip]:
+    alarms = find_alarms(
+        detector,
+        training.negatives,
+        training.noises,
+        least_score=_LEAST_SCORE,
+        most=_MOST_ALARMS,
+        seed=seed,
+    )
+    clips = {clip.id: clip for clip in training.negatives}
+    return [excerpt(clips[alarm.clip_id], alarm) for alarm in alarms]
+
+
+def _part(data: _Data, folds: set[int]) -> Split:
+    return part(data.clips, {id_ for id_, fold in data.fold_of.items() if fold in folds})
+
+
+def _deal(
+    selection: Selection, noises: Sequence[Cut], config: PipelineConfig
+) -> tuple[dict[str, int], str]:
+    """Deal positives, negatives and noises to folds, and say by what.
+
+    Positives and negatives of a speaker go together. Clips without a speaker, and noises, go
+    singly.
+    """
+    speech = [*(cut for cuts in selection.positives.values() for cut in cuts), *selection.negatives]
+    by_speaker = [c for c in speech if config.split_by == "speaker" and manifests.speaker_of(c)]
+    speakers = {manifests.speaker_of(cut) for cut in by_speaker}
+    if len(speakers) < config.folds:
+        by_speaker, speakers = [], set()
+    bound = {cut.id for cut in by_speaker}
+    fold_of: dict[str, int] = {}
+    for cuts, by in (
+        (by_speaker, "speaker"),
+        *(
+            ([c for c in cuts if c.id not in bound], "clip")
+            for cuts in selection.positives.values()
+        ),
+        ([c for c in selection.negatives if c.id not in bound], "clip"),
+        (noises, "clip"),
+    ):
+        if cuts:
+            fold_of |= manifests.folds(cuts, config.folds, by=by, seed=config.train.seed).of
+    return fold_of, (
+        f"{config.folds} folds; {len(bound)} of {len(speech)} clips by speaker "
+        f"({len(speakers)} speakers), the others by clip; tested: "
+        f"{', '.join(map(str, config.test_folds))}"
+    )
+
+
+def _write_test_manifests(
+    selection: Selection, fold_of: dict[str, int], fold: int, out: Path
+) -> None:
+    kinds = {
+        "test-positives": [c for cuts in selection.positives.values() for c in cuts],
+        "test-negatives": selection.negatives,
+    }
+    for name, cuts in kinds.items():
+        chosen = [cut for cut in cuts if fold_of[cut.id] == fold]
+        manifests.write(chosen, out / f"{name}.jsonl.gz")
+
+
+def _fingerprints(selection: Selection) -> dict[str, str]:
+    found = {k: manifests.fingerprint(cuts) for k, cuts in selection.positives.items()}
+    return found | {"negatives": manifests.fingerprint(selection.negatives)}

@@ -1,0 +1,250 @@
+"""What an evaluation leaves behind: rows, a table for people, a DET curve, an SNR sweep, scores."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from speechkit.kws.events import Onsets
+from speechkit.kws.measure import Occurrence, Scored, operating_point
+
+from speechkit.errors import RequestError
+from speechkit.files import atomic_path
+from speechkit.reports import markdown_table, write_report
+
+logger = logging.getLogger(__name__)
+
+CLEAN = "clean"
+
+# (keyword, condition) -> one measurement, or one for each fold
+Measured = dict[tuple[str, str], list[Scored]]
+
+
+def parse_snr(condition: str) -> float | None:
+    """Return the SNR in dB that a condition names, None for "clean".
+
+    Raises
+    ------
+    RequestError
+        if it is neither "clean" nor a number.
+    """
+    if condition == CLEAN:
+        return None
+    try:
+        return float(condition.removesuffix("dB").strip())
+    except ValueError:
+        raise RequestError(
+            f"SNR {condition!r}: give {CLEAN!r} or a number of dB, such as 5"
+        ) from None
+
+
+def rows_of(
+    measured: Measured,
+    *,
+    model: str,
+    targets: Sequence[float],
+    thresholds: Mapping[str, Sequence[float]],
+) -> list[dict[str, Any]]:
+    """Return the rows of a report: one for each keyword, condition, target and threshold.
+
+    Parameters
+    ----------
+    thresholds
+        keyword -> thresholds frozen on dev, one a fold; a keyword without gives no "dev" rows.
+    """
+    rows = []
+    for (keyword, condition), parts in measured.items():
+        head = {
+            "keyword": keyword,
+            "model": model,
+            "condition": condition,
+            "snr_db": parse_snr(condition),
+        }
+        for target in targets:
+            for frozen in [thresholds[keyword], None] if keyword in thresholds else [None]:
+                point = operating_point(parts, fa_per_hour=target, thresholds=frozen)
+                rows.append(head | point)
+    return rows
+
+
+def write_evaluation(
+    out: Path,
+    measured: Measured,
+    rows: Sequence[dict[str, Any]],
+    *,
+    title: str,
+    about: Mapping[str, Any],
+    notes: Sequence[str] = (),
+) -> None:
+    """Write scores.npz, det.png, snr.png, report.md and, last, report.json.
+
+    Parameters
+    ----------
+    about
+        what else report.json holds beside its rows: provenance, counts of rows, broken clips.
+    notes
+        lines that a reader of the figures must know.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    save_scored(out / "scores.npz", measured)
+    _plot_det(out / "det.png", measured)
+    _plot_snr(out / "snr.png", rows)
+    markdown = "\n\n".join(
+        [
+            f"# {title}",
+            _table(rows),
+            "Intervals are 95 %: Wilson for FRR, Poisson for false alarms. `dev`: threshold frozen "
+            "on dev data at that target; `eval`: the lowest threshold that meets the target on "
+            "these very negatives. `unresolved`: the target is less than one alarm in all the "
+            "negatives.",
+            "\n".join(f"- {note}" for note in notes),
+            "![DET](det.png)\n\n![SNR sweep](snr.png)",
+        ]
+    )
+    write_report(out, {"title": title, "rows": list(rows), **about}, markdown)
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    header = ["keyword", "condition", "FA/h target", "FRR", "95 %", "misses", "false alarms"]
+    header += ["FA/h", "95 %", "threshold", "from", "latency p50, p95", "status"]
+    return markdown_table(header, [_cells(row) for row in rows])
+
+
+def _cells(row: dict[str, Any]) -> list[object]:
+    shown: list[object] = [row["keyword"], row["condition"], f"{row['fa_per_hour']:g}"]
+    if row["frr"] is None:
+        shown += [None, None, None, None, None, None]
+    else:
+        shown += [
+            f"{row['frr']:.2%}",
+            f"{row['frr_low']:.2%} to {row['frr_high']:.2%}",
+            f"{row['misses']} of {row['positives']}",
+            f"{row['false_alarms']} in {row['negative_hours']:.2f} h",
+            f"{row['measured_fa_per_hour']:.2f}",
+            f"{row['fa_per_hour_low']:.2f} to {row['fa_per_hour_high']:.2f}",
+        ]
+    latency = (
+        None
+        if row["latency_p50_s"] is None
+        else f"{row['latency_p50_s']:.2f} s, {row['latency_p95_s']:.2f} s"
+    )
+    threshold = None if row["threshold"] is None else f"{row['threshold']:.6g}"
+    return [*shown, threshold, row["threshold_from"], latency, row["status"]]
+
+
+def save_scored(path: Path, measured: Measured) -> None:
+    """Write measurements, as far as they decide about events, to a compressed npz file."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for (keyword, condition), parts in measured.items():
+        for fold, part in enumerate(parts):
+            prefix = f"{keyword}|{condition}|{fold}|"
+            occurrences = [o.onsets for o in part.occurrences]
+            arrays |= {
+                prefix + "ids": np.array([o.id for o in part.occurrences], dtype=str),
+                prefix + "hours": np.array(part.negative_hours),
+                prefix + "sizes": np.array([len(o.score) for o in occurrences], dtype=np.int64),
+                prefix + "delays": _joined([o.delays_s for o in part.occurrences]),
+                prefix + "floors": _joined([o.floor for o in occurrences]),
+                prefix + "scores": _joined([o.score for o in occurrences]),
+            }
+            alarms = [_live(onset) for onset in part.negatives]
+            arrays[prefix + "alarm_floors"] = _joined([a.floor for a in alarms])
+            arrays[prefix + "alarm_scores"] = _joined([a.score for a in alarms])
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, allow_pickle=False, **arrays)
+
+
+def load_scored(path: Path) -> Measured:
+    """Read what `save_scored` wrote."""
+    measured: Measured = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        for prefix in [name.removesuffix("ids") for name in arrays if name.endswith("|ids")]:
+            keyword, condition, _, _ = prefix.split("|")
+            cuts = np.cumsum(arrays[prefix + "sizes"])[:-1]
+            columns = (np.split(arrays[prefix + n], cuts) for n in ("floors", "scores", "delays"))
+            occurrences = [
+                Occurrence(str(id_), Onsets(floor, score), delays)
+                for id_, floor, score, delays in zip(arrays[prefix + "ids"], *columns, strict=True)
+            ]
+            alarms = Onsets(arrays[prefix + "alarm_floors"], arrays[prefix + "alarm_scores"])
+            part = Scored(occurrences, [alarms], float(arrays[prefix + "hours"]))
+            measured.setdefault((keyword, condition), []).append(part)
+    return measured
+
+
+def _joined(arrays: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    return np.concatenate([np.zeros(0), *arrays])
+
+
+def _live(onset: Onsets) -> Onsets:
+    """Drop windows that start no event at any threshold."""
+    live = onset.floor < onset.score
+    return Onsets(onset.floor[live], onset.score[live])
+
+
+def _plot_det(path: Path, measured: Measured) -> None:
+    """Draw FRR against false alarms per hour, a line for each keyword and condition."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for (keyword, condition), parts in measured.items():
+        pooled = sum(parts, Scored())
+        if not pooled.occurrences or not pooled.negative_hours:
+            continue
+        alarms, frr = pooled.curve().trade_off()
+        # a rate under one event cannot be drawn on a logarithmic axis; it stands at half an event
+        shown = np.maximum(alarms, 0.5 / pooled.negative_hours)
+        label = keyword if condition == CLEAN else f"{keyword}, {condition}"
+        axes.step(shown, 100 * frr, where="post", label=label)
+    axes.set(
+        xscale="log",
+        xlim=(None, 100),
+        xlabel="false alarms per hour",
+        ylabel="FRR (%)",
+        title="Detection error trade-off",
+    )
+    axes.axvline(0.5, color="grey", linestyle=":")
+    axes.grid(visible=True, alpha=0.3)
+    if axes.has_data():
+        axes.legend(fontsize="small")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _plot_snr(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Draw FRR at each target against the SNR; clean stands at the right end."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.add_subplot()
+    conditions = sorted({row["condition"] for row in rows}, key=_snr_order)
+    place = {condition: index for index, condition in enumerate(conditions)}
+    lines: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["threshold_from"] == "eval" and row["frr"] is not None:
+            lines.setdefault((row["keyword"], row["fa_per_hour"]), []).append(row)
+    for (keyword, target), points in lines.items():
+        points.sort(key=lambda row: place[row["condition"]])
+        middle = np.array([100 * row["frr"] for row in points])
+        low = middle - [100 * row["frr_low"] for row in points]
+        high = np.array([100 * row["frr_high"] for row in points]) - middle
+        x = [place[row["condition"]] for row in points]
+        label = f"{keyword}, {target:g} FA/h"
+        axes.errorbar(
+            x, middle, yerr=np.maximum([low, high], 0), marker="o", capsize=3, label=label
+        )
+    axes.set_xticks(range(len(conditions)), conditions)
+    axes.set(xlabel="condition", ylabel="FRR (%)", title="FRR against SNR")
+    axes.grid(visible=True, alpha=0.3)
+    if lines:
+        axes.legend(fontsize="small")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _snr_order(condition: str) -> float:
+    snr_db = parse_snr(condition)
+    return float("inf") if snr_db is None else snr_db

@@ -1,0 +1,101 @@
+"""From manifests to what training and measuring need: positives, negatives, and their counts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lhotse.cut import Cut
+from speechkit.kws.rows import Rows, normalise, sort_rows
+
+from speechkit import manifests
+from speechkit.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Cuts to work on.
+
+    Attributes
+    ----------
+    positives
+        keyword -> its clips, from the positive manifests alone.
+    negatives
+        clips of all manifests that hold none of the keywords.
+    counts
+        keyword -> how many rows were positive, negative, left out and unverified.
+    """
+
+    positives: dict[str, list[Cut]]
+    negatives: list[Cut]
+    counts: dict[str, dict[str, float]]
+
+    @property
+    def keywords(self) -> list[str]:
+        """The keywords."""
+        return list(self.positives)
+
+
+def select(
+    keywords: Sequence[str], *, positives: Sequence[Path], negatives: Sequence[Path]
+) -> Selection:
+    """Sort the rows of manifests; a row named by both lists counts as one of ``positives``.
+
+    Rows that equal a keyword but stand in ``negatives`` are left out: they are not what was given
+    to be found, and must not count as false alarms.
+
+    Raises
+    ------
+    RequestError
+        if there is no keyword, one is given twice, or none of the rows is one.
+    """
+    wanted = [normalise(keyword) for keyword in keywords]
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise RequestError(
+            f"keywords {', '.join(keywords) or '(none)'}: give each once, at least one"
+        )
+    found = list(manifests.read_all(positives)) if positives else []
+    known = {cut.id for cut in found}
+    others = [
+        cut for cut in (manifests.read_all(negatives) if negatives else []) if cut.id not in known
+    ]
+    rows = {keyword: sort_rows(found, keyword) for keyword in wanted}
+    other_rows = {keyword: sort_rows(others, keyword) for keyword in wanted}
+    for keyword, sorted_rows in rows.items():
+        if positives and not sorted_rows.positives:
+            raise RequestError(
+                f"keyword {keyword!r}: no row of the positives has it as label or text; "
+                f"they hold {_examples(found)}"
+            )
+    return Selection(
+        positives={keyword: list(rows[keyword].positives) for keyword in wanted},
+        negatives=[
+            *_negative_for_all(found, list(rows.values())),
+            *_negative_for_all(others, list(other_rows.values())),
+        ],
+        counts={k: _counts(rows[k], other_rows[k]) for k in wanted},
+    )
+
+
+def _negative_for_all(cuts: Sequence[Cut], rows: Sequence[Rows]) -> list[Cut]:
+    """Return the cuts that are negatives for every keyword."""
+    shared = set.intersection(*({cut.id for cut in one.negatives} for one in rows))
+    return [cut for cut in cuts if cut.id in shared]
+
+
+def _counts(rows: Rows, others: Rows) -> dict[str, float]:
+    """Count a keyword's rows; a keyword among the negatives' manifests is left out."""
+    joined = Rows(
+        positives=rows.positives,
+        negatives=rows.negatives + others.negatives,
+        left_out=rows.left_out + others.left_out + others.positives,
+        unverified=rows.unverified + others.unverified,
+    )
+    return joined.counts()
+
+
+def _examples(cuts: Sequence[Cut]) -> str:
+    labels = sorted(
+        {manifests.label_of(cut) or manifests.text_of(cut) or "" for cut in cuts} - {""}
+    )
+    shown = ", ".join(labels[:8])
+    return f"{shown} and {len(labels) - 8} more" if len(labels) > 8 else shown or "no label or text"

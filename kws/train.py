@@ -1,0 +1,281 @@
+"""``speechkit kws train``: from manifests to a model folder with frozen thresholds."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lhotse.cut import Cut
+from speechkit.kws.clips import Clip, load_clips
+from speechkit.kws.fit import DevSet, FitConfig, fit
+from speechkit.kws.measure import Scored, operating_point
+from speechkit.kws.scenes import Material, SceneBatches, SceneConfig
+from speechkit.kws.select import select
+from speechkit.kws.spotter import (
+    BACKGROUND,
+    SILENCE,
+    UNKNOWN,
+    DetectionConfig,
+    Spotter,
+    SpotterConfig,
+    Threshold,
+)
+from speechkit.kws.streams import keyword_streams, negative_streams
+
+from speechkit import manifests
+from speechkit.errors import RequestError
+from speechkit.files import write_json
+from speechkit.reports import provenance
+
+logger = logging.getLogger(__name__)
+
+_SILENT_LABELS = (SILENCE, "_noise_", "_music_")
+_DEV_FOLDS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """All that a training run depends on, but for the data.
+
+    Parameters
+    ----------
+    network
+        the paper's CRNN or its CNN baseline.
+    classes
+        "keywords": one class for everything else; "unknown-silence": two, for other words and for
+        none, as in the 12-class task of Speech Commands.
+    fa_per_hour, snr_db
+        the operating point whose threshold is frozen on dev, and its noise.
+    """
+
+    network: Literal["crnn", "cnn"] = "crnn"
+    frontend: dict[str, Any] = field(default_factory=lambda: {"type": "pcen"})
+    classes: Literal["keywords", "unknown-silence"] = "keywords"
+    detection: DetectionConfig = DetectionConfig()
+    scenes: SceneConfig = SceneConfig()
+    fit: FitConfig = FitConfig()
+    fa_per_hour: float = 0.5
+    snr_db: float = 5.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Split:
+    """Decoded clips of one split; ``silent`` holds the ids of negatives without speech."""
+
+    positives: dict[str, list[Clip]]
+    negatives: list[Clip]
+    noises: list[Clip]
+    silent: frozenset[str] = frozenset()
+
+
+def train(
+    *,
+    keywords: list[str],
+    positives: list[Path],
+    negatives: list[Path],
+    out: Path,
+    noise: list[Path] | None = None,
+    rir: list[Path] | None = None,
+    hard: list[Path] | None = None,
+    dev_positives: list[Path] | None = None,
+    dev_negatives: list[Path] | None = None,
+    init: Path | None = None,
+    config: TrainConfig = TrainConfig(),
+) -> None:
+    """Train a spotter and freeze its thresholds on a dev set.
+
+    Run again after an interruption, the same command goes on where it stopped.
+
+    Parameters
+    ----------
+    keywords
+        the words to spot, as they stand in labels or texts.
+    positives, negatives
+        manifests; rows whose label or text equals a keyword are its positives.
+    out
+        gets model/ (best on dev), log.jsonl (a line an epoch) and resume/ (the state of the run).
+    noise, rir
+        manifests of background noise and of room impulse responses; white noise without any.
+    hard
+        manifests that `speechkit kws mine` wrote.
+    dev_positives, dev_negatives
+        manifests to choose the best epoch and the threshold on; without them a sixth of the
+        clips is set aside, by speaker where all are known.
+    init
+        a model folder to go on from, for the second round, say.
+    """
+    selection = select(keywords, positives=positives, negatives=negatives)
+    clips = decode(selection.positives, selection.negatives, noises=_read(noise))
+    if dev_positives and dev_negatives:
+        chosen = select(keywords, positives=dev_positives, negatives=dev_negatives)
+        training, dev = clips, decode(chosen.positives, chosen.negatives, noises=_read(noise))
+    elif dev_positives or dev_negatives:
+        raise RequestError("dev_positives and dev_negatives: give both or none")
+    else:
+        cuts = {k: list(v) for k, v in selection.positives.items()}
+        training, dev = _set_aside(clips, cuts, selection.negatives, seed=config.seed)
+    responses = load_clips(_read(rir), what="room responses").clips if rir else []
+    mined = load_clips(_read(hard), what="hard negatives").clips if hard else []
+    spotter = train_spotter(
+        training, dev, out=out, config=config, responses=responses, hard=mined, init=init
+    )
+    report = {
+        "keywords": list(spotter.keywords),
+        "rows": selection.counts,
+        **provenance(
+            seed=config.seed,
+            data={
+                "positives": manifests.fingerprint(
+                    c for v in selection.positives.values() for c in v
+                ),
+                "negatives": manifests.fingerprint(selection.negatives),
+            },
+        ),
+    }
+    write_json(out / "train.json", report)
+    logger.info("the model is in %s", out / "model")
+
+
+def train_spotter(
+    training: Split,
+    dev: Split,
+    *,
+    out: Path,
+    config: TrainConfig,
+    responses: Sequence[Clip] = (),
+    hard: Sequence[Clip] = (),
+    init: Path | None = None,
+) -> Spotter:
+    """Train on decoded clips; return the best spotter, its thresholds frozen on ``dev``."""
+    out.mkdir(parents=True, exist_ok=True)
+    spotter = _new_spotter(list(training.positives), config, init)
+    labels = spotter.config.labels
+    other = labels.index(UNKNOWN if config.classes == "unknown-silence" else BACKGROUND)
+    silence = labels.index(SILENCE) if config.classes == "unknown-silence" else other
+    material = Material(
+        positives=[(c, labels.index(k)) for k, clips in training.positives.items() for c in clips],
+        negatives=[(c, silence if c.id in training.silent else other) for c in training.negatives],
+        hard=[(clip, other) for clip in hard],
+        noises=training.noises,
+        responses=list(responses),
+        silence=silence,
+    )
+    batches = SceneBatches(
+        material,
+        config.scenes,
+        keyword_labels=frozenset(labels.index(k) for k in spotter.keywords),
+        window_s=(spotter.window_frames - 1) * spotter.frontend.config.hop_s,
+        hop_s=spotter.frontend.config.hop_s,
+        seed=config.seed,
+    )
+    streams = DevSet(
+        {
+            keyword: list(
+                keyword_streams(clips, dev.noises, snr_db=config.snr_db, seed=config.seed)
+            )
+            for keyword, clips in dev.positives.items()
+        },
+        list(negative_streams(dev.negatives, dev.noises, snr_db=config.snr_db, seed=config.seed)),
+    )
+    best = fit(spotter, batches, streams, config=config.fit, out=out, progress=sys.stderr.isatty())
+    frozen = freeze(best, streams.listen(best), config)
+    frozen.save(out / "model")
+    return frozen
+
+
+def freeze(spotter: Spotter, dev: dict[str, Scored], config: TrainConfig) -> Spotter:
+    """Return the spotter with the thresholds that meet the target on dev."""
+    thresholds = {}
+    for keyword, scored in dev.items():
+        row = operating_point([scored], fa_per_hour=config.fa_per_hour)
+        if row["threshold"] is None:
+            logger.warning("%s: no threshold meets %g FA/hour on dev", keyword, config.fa_per_hour)
+            continue
+        thresholds[keyword] = Threshold(
+            value=row["threshold"],
+            fa_per_hour=config.fa_per_hour,
+            snr_db=config.snr_db,
+            negative_hours=scored.negative_hours,
+        )
+    return spotter.with_thresholds(thresholds)
+
+
+def decode(
+    positives: dict[str, list[Cut]], negatives: Sequence[Cut], *, noises: Sequence[Cut]
+) -> Split:
+    """Decode cuts; broken clips are named in the log and left out.
+
+    Raises
+    ------
+    JobError
+        if of a keyword, or of the negatives or noises given, no clip can be used.
+    """
+    return Split(
+        {k: load_clips(cuts, what=f"positives of {k!r}").clips for k, cuts in positives.items()},
+        load_clips(negatives, what="negatives").clips,
+        load_clips(noises, what="noise").clips,
+        frozenset(cut.id for cut in negatives if manifests.label_of(cut) in _SILENT_LABELS),
+    )
+
+
+def part(split: Split, keep: set[str] | frozenset[str]) -> Split:
+    """Return the clips of a split whose ids are in ``keep``."""
+    return Split(
+        {k: [c for c in clips if c.id in keep] for k, clips in split.positives.items()},
+        [clip for clip in split.negatives if clip.id in keep],
+        [clip for clip in split.noises if clip.id in keep],
+        split.silent & frozenset(keep),
+    )
+
+
+def _set_aside(
+    clips: Split, positives: dict[str, list[Cut]], negatives: Sequence[Cut], *, seed: int
+) -> tuple[Split, Split]:
+    """Divide clips into training and dev; noises serve both when there are few of them."""
+    dev: set[str] = set()
+    for cuts in [*positives.values(), list(negatives)]:
+        if len(cuts) < _DEV_FOLDS:
+            raise RequestError(
+                f"{len(cuts)} clips: too few to set a dev set aside; give at least {_DEV_FOLDS}, "
+                "or dev_positives and dev_negatives"
+            )
+        folds = manifests.folds(cuts, _DEV_FOLDS, seed=seed)
+        dev |= {id_ for id_, fold in folds.of.items() if fold == 0}
+    quiet = [clip.id for clip in clips.noises]
+    noise_dev = set(sorted(quiet)[::_DEV_FOLDS]) if len(quiet) >= _DEV_FOLDS else set(quiet)
+    noise_train = set(quiet) - noise_dev or noise_dev
+    everything = {c.id for v in clips.positives.values() for c in v} | {
+        c.id for c in clips.negatives
+    }
+    return part(clips, (everything - dev) | noise_train), part(clips, dev | noise_dev)
+
+
+def _new_spotter(keywords: list[str], config: TrainConfig, init: Path | None) -> Spotter:
+    background = (SILENCE, UNKNOWN) if config.classes == "unknown-silence" else (BACKGROUND,)
+    labels = (*background, *keywords)
+    if init is not None:
+        spotter = Spotter.load(init)
+        if spotter.config.labels != labels:
+            raise RequestError(
+                f"{init}: is a model for {', '.join(spotter.config.labels)}, wanted is one for "
+                f"{', '.join(labels)}"
+            )
+        return spotter.train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return Spotter(
+            SpotterConfig(
+                labels=labels,
+                frontend=config.frontend,
+                network={"type": config.network},
+                detection=config.detection,
+            )
+        )
+
+
+def _read(sources: Sequence[Path] | None) -> list[Cut]:
+    return list(manifests.read_all(sources)) if sources else []
