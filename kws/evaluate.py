@@ -143,8 +143,9 @@ def count_notes(
     """Return what a reader must know about the data."""
     notes = [
         f"{keyword}: {n['positives']:g} positives; {n['negatives']:g} negatives "
-        f"({n['negative_hours']:.2f} h), of them {n['unverified']:g} ({n['unverified_hours']:.2f} h) "
-        f"without text or label, so unverified; {n['left_out']:g} rows left out"
+        f"({n['negative_hours']:.2f} h), of them {n['unverified']:g} "
+        f"({n['unverified_hours']:.2f} h) without text or label, so unverified; "
+        f"{n['left_out']:g} rows left out"
         for keyword, n in counts.items()
     ]
     if broken:

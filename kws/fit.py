@@ -58,7 +58,7 @@ class FitConfig:
     learning_rate: float = 1e-3
     drop: float = 0.3
     drops: int = 2
-    patience: int = 3
+    patience: int = 4
     weight_decay: float = 1e-4
     clip_norm: float = 5.0
     averaging: float = 0.995

@@ -222,18 +222,13 @@ def _deal(
     if len(speakers) < config.folds:
         by_speaker, speakers = [], set()
     bound = {cut.id for cut in by_speaker}
+    seed = config.train.seed
     fold_of: dict[str, int] = {}
-    for cuts, by in (
-        (by_speaker, "speaker"),
-        *(
-            ([c for c in cuts if c.id not in bound], "clip")
-            for cuts in selection.positives.values()
-        ),
-        ([c for c in selection.negatives if c.id not in bound], "clip"),
-        (noises, "clip"),
-    ):
-        if cuts:
-            fold_of |= manifests.folds(cuts, config.folds, by=by, seed=config.train.seed).of
+    if bound:
+        fold_of |= manifests.folds(by_speaker, config.folds, by="speaker", seed=seed).of
+    for cuts in (*selection.positives.values(), selection.negatives, noises):
+        if single := [cut for cut in cuts if cut.id not in bound]:
+            fold_of |= manifests.folds(single, config.folds, by="clip", seed=seed).of
     return fold_of, (
         f"{config.folds} folds; {len(bound)} of {len(speech)} clips by speaker "
         f"({len(speakers)} speakers), the others by clip; tested: "

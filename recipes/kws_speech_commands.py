@@ -1,7 +1,7 @@
-"""Ten commands of Speech Commands: 12-class accuracy, and misses at false alarms per hour.
+r"""Ten commands of Speech Commands: 12-class accuracy, and misses at false alarms per hour.
 
     speechkit data prepare speech_commands --root speech_commands_v0.02 --out data/commands
-    python recipes/kws_speech_commands.py --commands data/commands --sentences speech.jsonl \\
+    python recipes/kws_speech_commands.py --commands data/commands --sentences speech.jsonl \
         --noise data/commands/noise --out out/commands
 
 Clips are divided by speaker. False alarms are counted on --sentences, as far as they are free of

@@ -1,6 +1,6 @@
-"""A wake word from your own recordings: split, train, mine, train again, measure.
+r"""A wake word from your own recordings: split, train, mine, train again, measure.
 
-    python recipes/kws_wake_word.py --keyword "hey computer" --positives words.jsonl \\
+    python recipes/kws_wake_word.py --keyword "hey computer" --positives words.jsonl \
         --negatives speech.jsonl talk.jsonl --noise noise.jsonl --rir rir.jsonl --out out/wake
 
 The model is in OUT/model, the report in OUT/report.md. Manifests are NeMo JSONL, lhotse CutSets or

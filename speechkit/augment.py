@@ -22,6 +22,8 @@ _RANGE_DB = 30.0
 _SILENCE_DB = 60.0
 _FLOOR_PERCENTILE = 15
 _ABOVE_FLOOR = 0.3
+# of a steady sound, whose background cannot be told, this much below the peak still belongs to it
+_RIPPLE_DB = 6.0
 # a pause inside a keyword is shorter than this
 _PAUSE_S = 0.4
 
@@ -63,9 +65,8 @@ def energy_span(audio: Audio, *, sample_rate: int = SAMPLE_RATE) -> Span:
     level_db = 10 * np.log10(smooth + 1e-12)
     peak_db = level_db.max()
     floor_db = np.percentile(level_db[level_db >= peak_db - _SILENCE_DB], _FLOOR_PERCENTILE)
-    active = np.flatnonzero(
-        level_db >= max(peak_db - _RANGE_DB, floor_db + _ABOVE_FLOOR * (peak_db - floor_db))
-    )
+    lowest_db = max(peak_db - _RANGE_DB, floor_db + _ABOVE_FLOOR * (peak_db - floor_db))
+    active = np.flatnonzero(level_db >= min(lowest_db, peak_db - _RIPPLE_DB))
     stretches = np.split(active, np.flatnonzero(np.diff(active) > _PAUSE_S / _STEP_S) + 1)
     best = max(stretches, key=lambda stretch: float(powers[stretch].sum()))
     return Span(int(best[0]) * step, min(len(audio), int(best[-1] + 1) * step))
@@ -124,7 +125,7 @@ def change_speed(audio: Audio, factor: float) -> Audio:
     """Play ``factor`` times as fast: duration and pitch change together."""
     if factor == 1.0:
         return audio
-    return np.asarray(soxr.resample(audio, factor, 1.0, quality="MQ"), dtype=np.float32)
+    return np.asarray(soxr.resample(audio, factor, 1.0, quality="LQ"), dtype=np.float32)
 
 
 def change_gain(audio: Audio, gain_db: float) -> Audio:

@@ -40,7 +40,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
     """Format a table; None becomes a dash, and a bar inside a cell is escaped."""
 
     def line(cells: Sequence[object]) -> str:
-        texts = ("–" if cell is None else str(cell).replace("|", "\\|") for cell in cells)
+        texts = ("-" if cell is None else str(cell).replace("|", "\\|") for cell in cells)
         return "| " + " | ".join(texts) + " |"
 
     return "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)])

@@ -123,7 +123,8 @@ def test_a_pause_inside_is_kept_and_a_distant_click_is_not():
     clicked[2_000:2_040] += 0.9
     clicked[60_000:60_040] -= 0.9
     assert contains(energy_span(clicked), 20_000, 20_000 + len(spoken), slack=1_300)
-    assert energy_span(clicked) == energy_span(audio)
+    plain = energy_span(audio)
+    assert contains(energy_span(clicked), plain.start, plain.end, slack=320)
 
 
 def test_the_stretch_with_more_energy_is_taken():
@@ -226,8 +227,8 @@ def test_looping_cuts_or_repeats(length, samples):
             np.testing.assert_array_equal(looped, (looped[0] + np.arange(samples)) % length)
             # what is long enough is cut, not wrapped
             assert samples > length or looped[0] + samples <= length
-    if samples and length >= 7 and samples != length:
-        assert len(starts) > 3
+    if samples and (samples > length or samples < length - 5):
+        assert len(starts) >= min(4, length)
 
 
 def test_looping_nothing_gives_silence():
