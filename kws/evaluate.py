@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import Progress
 from speechkit.kws.clips import Clip, load_clips
 from speechkit.kws.detector import Detector
@@ -115,7 +116,8 @@ def measure_conditions(
 ) -> Measured:
     """Run the detector over positives and negatives in each condition."""
     measured: Measured = {}
-    with Progress(transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("measuring", total=len(conditions))
         for condition in conditions:
             snr_db = parse_snr(condition)

@@ -127,7 +127,10 @@ def fit(
         persistent_workers=config.workers > 0,
     )
     last = out / "resume" / "last.ckpt"
-    trainer.fit(training, loader, ckpt_path=last if last.is_file() else None, weights_only=True)
+    with warnings.catch_warnings():
+        # Lightning's, about torch and about loaders: nothing that a user could act on
+        warnings.simplefilter("ignore")
+        trainer.fit(training, loader, ckpt_path=last if last.is_file() else None, weights_only=True)
     return Spotter.load(out / "model")
 
 

@@ -152,7 +152,8 @@ def build_network(description: dict[str, Any], classes: int) -> Crnn | Cnn:
     Raises
     ------
     RequestError
-        for an unknown type or hyperparameter; the message lists what is allowed.
+        for an unknown type or hyperparameter, or an impossible value of one; the message lists
+        what is allowed.
     """
     settings = dict(description)
     kind = settings.pop("type", None)
@@ -165,10 +166,10 @@ def build_network(description: dict[str, Any], classes: int) -> Crnn | Cnn:
             f"unknown {kind} hyperparameters {', '.join(unknown)}: allowed are "
             f"{', '.join(sorted(allowed))}"
         )
-    if settings.get("unit", "gru") not in ("gru", "lstm"):
-        raise RequestError(f"unit {settings['unit']!r}: allowed are gru, lstm")
-    pairs = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
-    return network(config(**pairs), classes)
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
+    for key, value in values.items():
+        _check_value(key, value, like=getattr(config, key))
+    return network(config(**values), classes)
 
 
 def describe_network(network: Crnn | Cnn) -> dict[str, Any]:
@@ -183,6 +184,23 @@ def count_parameters(module: nn.Module, *, paper: bool = False) -> int:
         for name, parameter in module.named_parameters()
         if not (paper and "bias_hh" in name)
     )
+
+
+def _check_value(key: str, value: Any, *, like: int | str | Pair) -> None:
+    """Refuse what is not of the form of the default: a positive size, two of them, or a unit."""
+    if isinstance(like, str):
+        right, wanted = value in ("gru", "lstm"), "gru or lstm"
+    elif isinstance(like, tuple):
+        right = isinstance(value, tuple) and len(value) == 2 and all(map(_is_size, value))
+        wanted = "two whole numbers from 1 on"
+    else:
+        right, wanted = _is_size(value), "a whole number from 1 on"
+    if not right:
+        raise RequestError(f"network {key} {value!r}: give {wanted}")
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value >= 1
 
 
 def _same_padding(x: Tensor, size: Pair, stride: Pair) -> Tensor:

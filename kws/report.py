@@ -195,13 +195,15 @@ def _plot_det(path: Path, measured: Measured) -> None:
         if not pooled.occurrences or not pooled.negative_hours:
             continue
         alarms, frr = pooled.curve().trade_off()
+        # below the threshold with most alarms, events merge: no one would work there
+        alarms, frr = alarms[int(np.argmax(alarms)) :], frr[int(np.argmax(alarms)) :]
         # a rate under one event cannot be drawn on a logarithmic axis; it stands at half an event
         shown = np.maximum(alarms, 0.5 / pooled.negative_hours)
-        label = keyword if condition == CLEAN else f"{keyword}, {condition}"
+        label = f"{keyword}, {condition if condition == CLEAN else f'{condition} dB'}"
         axes.step(shown, 100 * frr, where="post", label=label)
     axes.set(
         xscale="log",
-        xlim=(None, 100),
+        xlim=(0.05, 50),
         xlabel="false alarms per hour",
         ylabel="FRR (%)",
         title="Detection error trade-off",

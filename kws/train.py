@@ -121,7 +121,9 @@ def train(
         cuts = {k: list(v) for k, v in selection.positives.items()}
         training, dev = _set_aside(clips, cuts, selection.negatives, seed=config.seed)
     responses = load_clips(_read(rir), what="room responses").clips if rir else []
-    mined = load_clips(_read(hard), what="hard negatives").clips if hard else []
+    # mining may have found nothing
+    alarms = [cut for source in hard or [] for cut in manifests.read(source, allow_empty=True)]
+    mined = load_clips(alarms, what="hard negatives").clips
     spotter = train_spotter(
         training, dev, out=out, config=config, responses=responses, hard=mined, init=init
     )

@@ -9,7 +9,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -74,14 +74,26 @@ _BROKEN_PIPE = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status: 0 done, 1 failed, 2 the request was wrong.
-
-    Errors that a user can act on are one line; SPEECHKIT_DEBUG=1 shows where they come from.
-    Anything else keeps its traceback, being a mistake of ours.
-    """
+    """Run a command and return its exit status: 0 done, 1 failed, 2 the request was wrong."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    return _guarded(lambda: _dispatch(arguments))
+
+
+def run_recipe(function: Callable[..., int | None], argv: Sequence[str] | None = None) -> int:
+    """Run a recipe's function as a verb of its own; return the exit status as `main` does."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _configure_logging(quiet=False)
+    return _guarded(lambda: _call(function, arguments, prog=os.path.basename(sys.argv[0])))
+
+
+def _guarded(job: Callable[[], int]) -> int:
+    """Run a job; make one line and an exit status of the errors that a user can act on.
+
+    SPEECHKIT_DEBUG=1 shows where they come from. Anything else keeps its traceback, being a mistake
+    of ours.
+    """
     try:
-        status = _dispatch(arguments)
+        status = job()
         sys.stdout.flush()  # a reader that has gone shows here, not behind our back at exit
         return status
     except BrokenPipeError:
@@ -125,12 +137,21 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _run(verb: Verb, arguments: list[str], *, prog: str) -> int:
-    from speechkit import options  # the parser would double the time of the help above
-
     module, _, name = verb.target.partition(":")
     function = getattr(importlib.import_module(module), name)
-    values = options.parse(function, arguments, prog=prog, positional=verb.positional)
-    return function(**values) or 0
+    return _call(function, arguments, prog=prog, positional=verb.positional)
+
+
+def _call(
+    function: Callable[..., int | None],
+    arguments: list[str],
+    *,
+    prog: str,
+    positional: Sequence[str] = (),
+) -> int:
+    from speechkit import options  # the parser would double the time of the help above
+
+    return function(**options.parse(function, arguments, prog=prog, positional=positional)) or 0
 
 
 def _known(name: str, known: Collection[str], what: str) -> str:

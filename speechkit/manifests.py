@@ -39,7 +39,7 @@ class Folds:
     by: Literal["speaker", "clip"]
 
 
-def read(source: Path | str) -> CutSet:
+def read(source: Path | str, *, allow_empty: bool = False) -> CutSet:
     """Read a manifest whole into memory, with absolute audio paths.
 
     Parameters
@@ -47,6 +47,8 @@ def read(source: Path | str) -> CutSet:
     source
         a JSONL file (may be gzipped) of lhotse cuts or of NeMo rows, or a folder with
         cuts.jsonl.gz, cuts.jsonl or manifest.jsonl.
+    allow_empty
+        take a manifest without rows, as a search that found nothing leaves behind.
 
     Raises
     ------
@@ -55,6 +57,8 @@ def read(source: Path | str) -> CutSet:
     """
     path = _manifest_path(source)
     rows = list(_rows(path))
+    if not rows and allow_empty:
+        return CutSet.from_cuts([])
     if not rows:
         raise RequestError(f"{path}: the manifest is empty; give one with at least one clip")
     cuts = _read_cuts(rows, path) if _is_cut(rows[0][1]) else nemo.to_cuts(rows, path)

@@ -314,6 +314,22 @@ def test_a_traceback_can_be_asked_for(verb, monkeypatch):
         cli.main(["test", "run"])
 
 
+def test_a_recipe_runs_like_a_verb(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["recipes/demo.py"])
+
+    def recipe(*, out: Path, clips: int = 10) -> int:
+        """Demonstrate."""
+        if clips < 1:
+            raise RequestError(f"clips {clips}: give at least 1")
+        return clips
+
+    assert cli.run_recipe(recipe, ["--out", "o", "--clips", "3"]) == 3
+    assert cli.run_recipe(recipe, ["--out", "o", "--clips=0"]) == 2
+    assert capsys.readouterr().err == "speechkit: error: clips 0: give at least 1\n"
+    assert cli.run_recipe(recipe, ["--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: demo.py [options]")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -141,7 +141,13 @@ def test_a_description_survives_json(description):
         ({"type": "transformer"}, "'transformer'.*crnn, cnn"),
         ({"type": "crnn", "layers": 3, "depth": 1}, "depth, layers.*recurrent_layers"),
         ({"type": "cnn", "unit": "gru"}, "unit.*pool_bands"),
-        ({"type": "crnn", "unit": "rnn"}, "'rnn'.*gru, lstm"),
+        ({"type": "crnn", "unit": "rnn"}, "'rnn'.*gru or lstm"),
+        ({"type": "crnn", "hidden": 0}, "hidden 0.*from 1"),
+        ({"type": "crnn", "filters": 2.5}, r"filters 2\.5.*whole"),
+        ({"type": "crnn", "recurrent_layers": -1}, "recurrent_layers -1"),
+        ({"type": "crnn", "filter_stride": [0, 2]}, r"filter_stride \(0, 2\).*two"),
+        ({"type": "crnn", "filter_size": [20]}, "filter_size.*two"),
+        ({"type": "cnn", "pool_bands": True}, "pool_bands True"),
     ],
 )
 def test_what_is_unknown_is_refused_with_what_is_allowed(description, named):

@@ -1,0 +1,99 @@
+"""``speechkit kws export``: a spotter as an ONNX graph, for a runtime on a device."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from speechkit.kws.spotter import Spotter
+from torch import Tensor, nn
+
+from speechkit.errors import JobError, RequestError
+from speechkit.files import atomic_path, write_json
+
+logger = logging.getLogger(__name__)
+
+_TOLERANCE = 1e-4
+_CHECKED_WINDOWS = (1, 5)
+
+
+def export(*, model: Path, out: Path) -> None:
+    """Write the network as ONNX, and beside it what a device needs to use it.
+
+    The graph maps windows of features (batch, frames, bands) to the scores of the keywords
+    (batch, keywords). The front-end stays outside, to be run once along the stream; its constants,
+    the shift, smoothing and thresholds are in the JSON file.
+
+    Parameters
+    ----------
+    model
+        the folder that `speechkit kws train` wrote as OUT/model.
+    out
+        gets spotter.onnx and spotter.json.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise RequestError(
+            "exporting needs an extra: pip install 'sparse-speechkit[export]'"
+        ) from None
+    spotter = Spotter.load(model)
+    scorer = _Scorer(spotter)
+    windows = torch.randn(2, spotter.window_frames, spotter.frontend.bands)
+    with atomic_path(out / "spotter.onnx") as temporary:
+        with warnings.catch_warnings():
+            # the exporter speaks of its own internals
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                scorer,
+                (windows,),
+                temporary,
+                input_names=["windows"],
+                output_names=["scores"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                external_data=False,
+                verbose=False,
+            )
+        difference = _largest_difference(
+            scorer, onnxruntime.InferenceSession(temporary), windows.shape[1:]
+        )
+        if difference > _TOLERANCE:
+            raise JobError(f"the exported graph differs by {difference:.1e} in its scores")
+    config = spotter.config
+    write_json(
+        out / "spotter.json",
+        {
+            "keywords": list(spotter.keywords),
+            "frontend": spotter.frontend.describe(),
+            "window_frames": spotter.window_frames,
+            "shift_frames": spotter.shift_frames,
+            "smoothing_windows": config.detection.smoothing_windows,
+            "refractory_s": config.detection.refractory_s,
+            "thresholds": {keyword: spotter.threshold(keyword) for keyword in spotter.keywords},
+        },
+    )
+    logger.info("%s: scores equal within %.1e", out / "spotter.onnx", difference)
+
+
+class _Scorer(nn.Module):
+    """The network and its softmax; float32, as devices have it."""
+
+    def __init__(self, spotter: Spotter) -> None:
+        super().__init__()
+        self.network = spotter.network
+        self.columns = [spotter.config.labels.index(keyword) for keyword in spotter.keywords]
+
+    def forward(self, windows: Tensor) -> Tensor:
+        return self.network(windows).softmax(dim=1)[:, self.columns]
+
+
+def _largest_difference(scorer: nn.Module, session: object, shape: torch.Size) -> float:
+    """Compare with onnxruntime for batches of sizes that were not traced."""
+    worst = 0.0
+    for count in _CHECKED_WINDOWS:
+        windows = torch.randn(count, *shape)
+        (found,) = session.run(None, {"windows": windows.numpy()})  # type: ignore[attr-defined]
+        with torch.inference_mode():
+            worst = max(worst, float(np.abs(found - scorer(windows).numpy()).max()))
+    return worst
