@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from speechkit.kws.clips import Clip
-from speechkit.kws.spotter import Spotter
 
 from speechkit.audio import SAMPLE_RATE
+from speechkit.kws.clips import Clip
+from speechkit.kws.spotter import Spotter
 from speechkit.metrics import Interval, wilson_interval
 
 # as in training, features have a past before the window begins

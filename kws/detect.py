@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from speechkit.kws.detector import Detection, Detector
 
 from speechkit.audio import SAMPLE_RATE, Audio, StreamResampler, as_float, chunks
 from speechkit.errors import AudioError, RequestError
+from speechkit.kws.detector import Detection, Detector
 
 _CHUNK_S = 0.1
 

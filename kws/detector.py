@@ -13,11 +13,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from speechkit.kws.events import Trigger
-from speechkit.kws.spotter import Spotter, windows_along
 
 from speechkit.audio import as_float
 from speechkit.errors import RequestError
+from speechkit.kws.events import Trigger
+from speechkit.kws.spotter import Spotter, windows_along
 
 # windows that go through the network together: bounds memory on hour-long chunks
 _BATCH = 256

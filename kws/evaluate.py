@@ -6,6 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
+
+from speechkit import manifests
+from speechkit.errors import RequestError
 from speechkit.kws.clips import Clip, load_clips
 from speechkit.kws.detector import Detector
 from speechkit.kws.measure import listen
@@ -13,9 +16,6 @@ from speechkit.kws.report import CLEAN, Measured, parse_snr, rows_of, write_eval
 from speechkit.kws.select import select
 from speechkit.kws.spotter import Spotter
 from speechkit.kws.streams import keyword_streams, negative_streams
-
-from speechkit import manifests
-from speechkit.errors import RequestError
 from speechkit.reports import provenance
 
 logger = logging.getLogger(__name__)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from speechkit.kws.spotter import Spotter
 from torch import Tensor, nn
 
 from speechkit.errors import JobError, RequestError
 from speechkit.files import atomic_path, write_json
+from speechkit.kws.spotter import Spotter
 
 logger = logging.getLogger(__name__)
 

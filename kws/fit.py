@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +20,16 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Sampler
+
 from speechkit.kws.detector import Detector
 from speechkit.kws.measure import Scored, listen, mean_frr
 from speechkit.kws.scenes import IGNORED, Batch, SceneBatches
 from speechkit.kws.spotter import Spotter
 from speechkit.kws.streams import Stream
-from torch import Tensor
-from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Sampler
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from speechkit.audio import SAMPLE_RATE
 from speechkit.kws.detector import Detector
 from speechkit.kws.events import Onsets, StepCount, count_detected, count_events, onsets
 from speechkit.kws.streams import Stream
-
-from speechkit.audio import SAMPLE_RATE
 from speechkit.metrics import poisson_rate_interval, wilson_interval
 
 HIT_TOLERANCE_S = 1.5

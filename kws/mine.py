@@ -5,12 +5,12 @@ from pathlib import Path
 
 from lhotse.cut import Cut
 from lhotse.supervision import SupervisionSegment
+
+from speechkit import manifests
 from speechkit.kws.clips import load_clips
 from speechkit.kws.detector import Detector
 from speechkit.kws.mining import CONTEXT_S, Alarm, find_alarms
 from speechkit.kws.select import select
-
-from speechkit import manifests
 
 logger = logging.getLogger(__name__)
 

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from speechkit.audio import SAMPLE_RATE
+from speechkit.augment import Span
 from speechkit.kws.clips import Clip
 from speechkit.kws.detector import Detector
 from speechkit.kws.events import onsets
 from speechkit.kws.measure import scores_of
 from speechkit.kws.streams import Stream, negative_streams
-
-from speechkit.audio import SAMPLE_RATE
-from speechkit.augment import Span
 
 # audio kept on both sides of an alarm, for scenes to be built around it
 CONTEXT_S = 2.5

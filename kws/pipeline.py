@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lhotse.cut import Cut
+
+from speechkit import manifests
+from speechkit.errors import RequestError
 from speechkit.kws.clips import Clip, load_clips
 from speechkit.kws.detector import Detector
 from speechkit.kws.evaluate import CONDITIONS, FA_PER_HOUR, count_notes, measure_conditions
@@ -22,9 +25,6 @@ from speechkit.kws.report import Measured, load_scored, rows_of, save_scored, wr
 from speechkit.kws.select import Selection, select
 from speechkit.kws.spotter import Spotter
 from speechkit.kws.train import Split, TrainConfig, decode, part, train_spotter
-
-from speechkit import manifests
-from speechkit.errors import RequestError
 from speechkit.reports import provenance
 
 logger = logging.getLogger(__name__)

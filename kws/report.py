@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from speechkit.kws.events import Onsets
-from speechkit.kws.measure import Occurrence, Scored, operating_point
 
 from speechkit.errors import RequestError
 from speechkit.files import atomic_path
+from speechkit.kws.events import Onsets
+from speechkit.kws.measure import Occurrence, Scored, operating_point
 from speechkit.reports import markdown_table, write_report
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from speechkit.kws.clips import Clip
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -30,6 +29,7 @@ from speechkit.augment import (
     power,
     reverberate,
 )
+from speechkit.kws.clips import Clip
 
 IGNORED = -100
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lhotse.cut import Cut
-from speechkit.kws.rows import Rows, normalise, sort_rows
 
 from speechkit import manifests
 from speechkit.errors import RequestError
+from speechkit.kws.rows import Rows, normalise, sort_rows
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from speechkit.kws.models import build_network, count_parameters, describe_network
 from torch import Tensor, nn
 
 from speechkit import checkpoint, frontend
 from speechkit.errors import RequestError
+from speechkit.kws.models import build_network, count_parameters, describe_network
 
 BACKGROUND = "_background_"
 SILENCE = "_silence_"

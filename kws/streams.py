@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from speechkit.kws.clips import Clip
 from torch import Tensor
 
 from speechkit.audio import SAMPLE_RATE, Audio
 from speechkit.augment import Span, active_power, add_noise, loop_to, noise_gain, power
 from speechkit.errors import RequestError
+from speechkit.kws.clips import Clip
 
 # audio before a keyword, to warm the front-end up, and behind it, where a late hit still counts
 _LEAD_S = 1.5

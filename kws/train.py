@@ -9,6 +9,10 @@ from typing import Any, Literal
 
 import torch
 from lhotse.cut import Cut
+
+from speechkit import manifests
+from speechkit.errors import RequestError
+from speechkit.files import write_json
 from speechkit.kws.clips import Clip, load_clips
 from speechkit.kws.fit import DevSet, FitConfig, fit
 from speechkit.kws.measure import Scored, operating_point
@@ -24,10 +28,6 @@ from speechkit.kws.spotter import (
     Threshold,
 )
 from speechkit.kws.streams import keyword_streams, negative_streams
-
-from speechkit import manifests
-from speechkit.errors import RequestError
-from speechkit.files import write_json
 from speechkit.reports import provenance
 
 logger = logging.getLogger(__name__)

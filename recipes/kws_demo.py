@@ -11,6 +11,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from speechkit import audio, manifests, synthetic
+from speechkit.cli import run_recipe
 from speechkit.kws.clips import load_clips
 from speechkit.kws.detect import listen_to
 from speechkit.kws.detector import Detector
@@ -19,9 +21,6 @@ from speechkit.kws.fit import FitConfig
 from speechkit.kws.mine import mine
 from speechkit.kws.streams import background_stream
 from speechkit.kws.train import TrainConfig, train
-
-from speechkit import audio, manifests, synthetic
-from speechkit.cli import run_recipe
 
 KEYWORD = "computer"
 CORPUS = synthetic.SyntheticConfig(

@@ -12,6 +12,9 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from speechkit import manifests
+from speechkit.cli import run_recipe
+from speechkit.files import write_json
 from speechkit.kws.classify import accuracy
 from speechkit.kws.clips import load_clip
 from speechkit.kws.evaluate import evaluate
@@ -19,10 +22,6 @@ from speechkit.kws.pipeline import PipelineConfig, run
 from speechkit.kws.scenes import SceneConfig
 from speechkit.kws.spotter import SILENCE, UNKNOWN, Spotter
 from speechkit.kws.train import TrainConfig
-
-from speechkit import manifests
-from speechkit.cli import run_recipe
-from speechkit.files import write_json
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 TWELVE_CLASSES = PipelineConfig(

@@ -10,10 +10,9 @@ folders that `speechkit data prepare` wrote. Without --positives, synthetic voic
 import sys
 from pathlib import Path
 
-from speechkit.kws.pipeline import PipelineConfig, run
-
 from speechkit import synthetic
 from speechkit.cli import run_recipe
+from speechkit.kws.pipeline import PipelineConfig, run
 
 
 def kws_wake_word(
