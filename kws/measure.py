@@ -26,6 +26,8 @@ HIT_TOLERANCE_S = 1.5
 # relative to the distance from 0 or 1: more than float32 logits differ between batch sizes
 _HAIR = 1e-5
 
+_PIECE = 60 * SAMPLE_RATE
+
 Status = Literal["ok", "unresolved", "not reached"]
 
 
@@ -170,7 +172,10 @@ def scores_of(detector: Detector, stream: Stream) -> NDArray[np.float64]:
     detector.reset()
     if stream.features is not None:
         return detector.feature_scores(stream.features)
-    return np.concatenate([detector.scores(stream.audio), detector.tail_scores()])
+    # piece by piece: an hour at once would take a gigabyte
+    starts = range(0, len(stream.audio), _PIECE)
+    scores = [detector.scores(stream.audio[start : start + _PIECE]) for start in starts]
+    return np.concatenate([*scores, detector.tail_scores()])
 
 
 def _occurrences(detector: Detector, stream: Stream, column: int) -> list[Occurrence]:

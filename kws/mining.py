@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from speechkit.audio import SAMPLE_RATE
 from speechkit.augment import Span
 from speechkit.kws.clips import Clip
 from speechkit.kws.detector import Detector
-from speechkit.kws.events import onsets
 from speechkit.kws.measure import scores_of
 from speechkit.kws.streams import Stream, negative_streams
 
@@ -80,19 +80,23 @@ def excerpt(clip: Clip, alarm: Alarm) -> Clip:
 
 def _alarms(detector: Detector, stream: Stream, least_score: float) -> Iterable[Alarm]:
     scores = scores_of(detector, stream)
-    apart = round(_APART_S / detector.shift_s)
     offsets = np.array([piece.offset for piece in stream.pieces])
     for column, keyword in enumerate(detector.spotter.keywords):
-        for start in onsets(scores[:, column], apart).starts(least_score):
-            # an alarm is its highest window, not the first one above the threshold
-            window = start + int(np.argmax(scores[start : start + apart, column]))
+        for window in _peaks(scores[:, column], least_score, round(_APART_S / detector.shift_s)):
             centre = (window * detector.shift_s + detector.window_s / 2) * SAMPLE_RATE
             piece = stream.pieces[int(np.searchsorted(offsets, centre, side="right")) - 1]
             if centre >= len(stream.audio):
                 continue  # in the silence behind the stream
-            yield Alarm(
-                piece.id,
-                (centre - piece.offset) / SAMPLE_RATE,
-                keyword,
-                float(scores[window, column]),
-            )
+            centre_s = (centre - piece.offset) / SAMPLE_RATE
+            yield Alarm(piece.id, centre_s, keyword, float(scores[window, column]))
+
+
+def _peaks(scores: NDArray[np.float64], least: float, apart: int) -> list[int]:
+    """Return the highest windows, each at least ``apart`` from all higher ones."""
+    free = scores >= least
+    peaks = []
+    for window in np.argsort(-scores, kind="stable"):
+        if free[window]:
+            peaks.append(int(window))
+            free[max(0, window - apart + 1) : window + apart] = False
+    return peaks

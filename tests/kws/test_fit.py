@@ -124,7 +124,7 @@ def test_the_loss_falls():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 

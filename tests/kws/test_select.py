@@ -1,0 +1,70 @@
+import json
+
+import pytest
+
+from speechkit.errors import RequestError
+from speechkit.kws.select import select
+
+
+def manifest(folder, name, rows):
+    lines = []
+    for index, (label, text) in enumerate(rows):
+        lines.append(
+            {
+                "audio_filepath": f"{name}/{index}.wav",
+                "duration": 3600.0,
+                "sample_rate": 16000,
+                "label": label,
+                "text": text,
+            }
+        )
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_rows_are_sorted_and_counted(tmp_path):
+    words = manifest(
+        tmp_path,
+        "words",
+        [("computer", None), ("snow_boy", "snow boy"), ("_stream_", None), ("hey computer", None)],
+    )
+    speech = manifest(
+        tmp_path, "speech", [(None, "the computer, said he"), (None, "hello"), (None, None)]
+    )
+    found = select(["Computer"], positives=[words], negatives=[speech])
+    assert [cut.id.rsplit("/", 1)[1] for cut in found.positives["computer"]] == ["0.wav"]
+    assert len(found.negatives) == 3
+    assert found.counts["computer"] == {
+        "positives": 1,
+        "negatives": 3,
+        "left_out": 3,
+        "unverified": 1,
+        "negative_hours": 3.0,
+        "unverified_hours": 1.0,
+    }
+
+
+def test_a_keyword_among_the_negatives_manifests_is_left_out(tmp_path):
+    words = manifest(tmp_path, "words", [("computer", None)])
+    others = manifest(tmp_path, "others", [("computer", None), ("athena", None)])
+    found = select(["computer"], positives=[words], negatives=[others])
+    assert len(found.positives["computer"]) == 1
+    assert [cut.id.rsplit("/", 1)[1] for cut in found.negatives] == ["1.wav"]
+    assert found.counts["computer"]["left_out"] == 1
+
+
+def test_one_manifest_may_be_given_as_both(tmp_path):
+    words = manifest(tmp_path, "words", [("yes", None), ("no", None), ("bed", None)])
+    found = select(["yes", "no"], positives=[words], negatives=[words])
+    assert {k: len(v) for k, v in found.positives.items()} == {"yes": 1, "no": 1}
+    assert len(found.negatives) == 1
+    assert found.counts["yes"]["negatives"] == 2
+
+
+def test_wrong_requests(tmp_path):
+    words = manifest(tmp_path, "words", [("yes", None)])
+    with pytest.raises(RequestError, match="each once"):
+        select(["yes", "Yes"], positives=[words], negatives=[])
+    with pytest.raises(RequestError, match="they hold yes"):
+        select(["maybe"], positives=[words], negatives=[])

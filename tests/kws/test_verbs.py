@@ -1,0 +1,231 @@
+"""The verbs of keyword spotting from the command line: what they write, and what they refuse."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechkit import manifests
+from speechkit.audio import INT16_SCALE, write_wav
+from speechkit.cli import main
+from speechkit.kws.detector import Detector
+from speechkit.kws.report import load_scored, parse_snr, save_scored
+from speechkit.kws.spotter import Spotter
+from tests.kws.corpus import write_corpus
+from tests.kws.helpers import bursts, tiny_spotter
+
+TRAIN = ["--fit.epochs", "1", "--fit.steps", "2", "--fit.workers", "0", "--scenes.scenes", "4"]
+ROW_KEYS = {
+    "keyword",
+    "model",
+    "condition",
+    "snr_db",
+    "fa_per_hour",
+    "frr",
+    "frr_low",
+    "frr_high",
+    "threshold",
+    "threshold_from",
+    "misses",
+    "positives",
+    "false_alarms",
+    "negative_hours",
+    "latency_p50_s",
+    "latency_p95_s",
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "model"
+    tiny_spotter().save(folder)
+    return folder
+
+
+def run(*words):
+    return main([str(word) for word in words])
+
+
+def evaluate(model, corpus, out, *more):
+    given = ("--model", model, "--positives", corpus["positives"], "--out", out)
+    return run("kws", "evaluate", *given, "--negatives", corpus["negatives"], *more)
+
+
+def test_train_mine_train_again_and_evaluate(tmp_path, corpus):
+    given = ["--keywords", "computer", "--positives", corpus["positives"]]
+    given += ["--negatives", corpus["negatives"], "--noise", corpus["noise"]]
+    assert run("kws", "train", *given, "--out", tmp_path / "one", *TRAIN) == 0
+    spotter = Spotter.load(tmp_path / "one" / "model")
+    assert spotter.keywords == ("computer",)
+    assert set(spotter.config.thresholds) <= {"computer"}
+    mined = ["--negatives", corpus["negatives"], "--out", tmp_path / "mined", "--least-score", "0"]
+    assert run("kws", "mine", "--model", tmp_path / "one" / "model", *mined) == 0
+    alarms = list(manifests.read(tmp_path / "mined"))
+    assert alarms
+    assert all(0 < cut.supervisions[0].duration <= 1.001 for cut in alarms)
+    again = ["--hard", tmp_path / "mined", "--init", tmp_path / "one" / "model"]
+    assert run("kws", "train", *given, *again, "--out", tmp_path / "two", *TRAIN) == 0
+    assert evaluate(tmp_path / "two" / "model", corpus, tmp_path / "report", "--snr", "5") == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["counts"]["computer"]["positives"] == 12
+
+
+def test_evaluate_writes_rows_with_every_key_and_plots(tmp_path, corpus, model):
+    targets = ["--fa-per-hour", "0.5", "400", "--snr", "clean", "10", "--noise", corpus["noise"]]
+    assert evaluate(model, corpus, tmp_path, *targets) == 0
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert len(rows) == 4
+    assert all(set(row) >= ROW_KEYS for row in rows)
+    assert [row["snr_db"] for row in rows] == [None, None, 10.0, 10.0]
+    low, high = rows[:2]
+    assert low["status"] == "unresolved"
+    assert high["status"] == "ok"
+    assert high["frr"] <= low["frr"]
+    for name in ("report.md", "det.png", "snr.png", "scores.npz"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
+def test_scores_survive_the_disk(tmp_path, corpus, model):
+    evaluate(model, corpus, tmp_path, "--snr", "clean")
+    measured = load_scored(tmp_path / "scores.npz")
+    save_scored(tmp_path / "copy.npz", measured)
+    ((one,),) = measured.values()
+    ((other,),) = load_scored(tmp_path / "copy.npz").values()
+    thresholds = np.linspace(0, 1, 50)
+    for a, b in ((one.curve().alarms, other.curve().alarms),):
+        assert np.array_equal(a.at(thresholds), b.at(thresholds))
+    assert [o.id for o in one.occurrences] == [o.id for o in other.occurrences]
+
+
+def test_broken_clips_are_named_and_the_rest_is_measured(tmp_path, corpus, model):
+    lines = corpus["negatives"].read_text().splitlines()
+    broken = [
+        {"audio_filepath": "gone.wav", "duration": 1.0, "sample_rate": 16000, "text": "x"},
+        {"audio_filepath": "text.wav", "duration": 1.0, "sample_rate": 16000, "text": "x"},
+    ]
+    folder = corpus["negatives"].parent
+    (folder / "text.wav").write_text("no audio")
+    manifest = folder / "some_broken.jsonl"
+    manifest.write_text("\n".join([*lines, *map(json.dumps, broken)]) + "\n")
+    given = corpus | {"negatives": manifest}
+    assert evaluate(model, given, tmp_path, "--snr", "clean") == 0
+    named = json.loads((tmp_path / "report.json").read_text())["broken"]
+    assert sorted(id_.rsplit("/", 1)[1] for id_ in named) == ["gone.wav", "text.wav"]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["--keywords", "jarvis"], 2, "the model knows computer"),
+        (["--snr", "loud"], 2, "give 'clean' or a number"),
+        (["--fa-per-hour", "0"], 2, "must be positive"),
+        (["--noise", "nowhere.jsonl"], 2, "no such manifest"),
+    ],
+)
+def test_evaluate_refuses(tmp_path, corpus, model, capsys, words, status, said):
+    assert evaluate(model, corpus, tmp_path, *words) == status
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said in error
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_a_keyword_that_no_row_has_is_refused_with_what_there_is(tmp_path, corpus, capsys):
+    given = ["--positives", corpus["positives"], "--negatives", corpus["negatives"]]
+    assert run("kws", "train", "--keywords", "jarvis", *given, "--out", tmp_path) == 2
+    assert "they hold Computer" in capsys.readouterr().err
+
+
+def test_damaged_and_foreign_models_are_refused(tmp_path, corpus, model, capsys):
+    import shutil
+
+    def damaged(name):
+        folder = tmp_path / name
+        shutil.copytree(model, folder)
+        return folder
+
+    pickled = damaged("pickled")
+    (pickled / "model.safetensors").write_bytes(b"\x80\x05K\x01.")
+    other = damaged("other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"format": 99}))
+    for folder, said in (
+        (pickled, "not a safetensors file"),
+        (other, "model format 99"),
+        (tmp_path / "missing", "not a model folder"),
+    ):
+        assert run("kws", "detect", "x.wav", "--model", folder) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_detect_prints_what_the_detector_finds_at_any_rate_and_channels(tmp_path, model, capsys):
+    audio = bursts(8.0, seed=3)
+    write_wav(tmp_path / "mono.wav", audio)
+    pcm = soundfile.read(tmp_path / "mono.wav", dtype="float32")[0]
+    soundfile.write(tmp_path / "stereo.flac", np.stack([pcm, pcm], axis=1), 16000)
+    detector = Detector.load(model)
+    score = float(np.median(detector.scores(pcm)))
+    expected = Detector(Spotter.load(model), thresholds={"computer": score})
+    found = expected.push(pcm) + expected.flush()
+    assert found
+    for name in ("mono.wav", "stereo.flac"):
+        words = ("--model", model, "--threshold", score, "--json-lines")
+        assert run("kws", "detect", tmp_path / name, *words) == 0
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [line["time_s"] for line in lines] == pytest.approx([d.time_s for d in found])
+    for rate in (8000, 48000):
+        soundfile.write(tmp_path / "rate.wav", pcm, rate)
+        assert run("kws", "detect", tmp_path / "rate.wav", "--model", model) == 0
+
+
+def test_detect_reads_pcm_from_standard_input(tmp_path, model, capsys, monkeypatch):
+    audio = bursts(5.0, seed=4)
+    data = np.round(np.clip(audio, -1, 0.999) * INT16_SCALE).astype("<i2").tobytes()
+    for fed, status in ((data, 0), (b"", 1), (data[:-1], 1)):
+        monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": io.BytesIO(fed)}))
+        assert run("kws", "detect", "-", "--model", model, "--threshold", "0.1") == status
+    assert "computer" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "zero", "text", "nan", "truncated"])
+def test_detect_says_in_one_line_what_is_wrong_with_a_file(tmp_path, model, capsys, kind):
+    path = tmp_path / "bad.wav"
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "zero":
+        soundfile.write(path, np.zeros(0, np.float32), 16000)
+    elif kind == "text":
+        path.write_text("these are words")
+    elif kind == "nan":
+        soundfile.write(path, np.full(16000, np.nan, np.float32), 16000, subtype="FLOAT")
+    elif kind == "truncated":
+        soundfile.write(path, bursts(3.0).clip(-1, 1), 16000, format="FLAC")
+        path.write_bytes(path.read_bytes()[:4000])
+    assert run("kws", "detect", path, "--model", model) == 1
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert "bad.wav" in error[0]
+
+
+def test_snr_conditions():
+    assert parse_snr("clean") is None
+    assert parse_snr("-2.5") == -2.5
+    assert parse_snr("5dB") == 5.0
+
+
+def test_export_is_checked_against_onnxruntime(tmp_path, model):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    assert run("kws", "export", "--model", model, "--out", tmp_path) == 0
+    session = onnxruntime.InferenceSession(tmp_path / "spotter.onnx")
+    (scores,) = session.run(None, {"windows": np.zeros((7, 151, 40), np.float32)})
+    assert scores.shape == (7, 1)
+    described = json.loads((tmp_path / "spotter.json").read_text())
+    assert described["keywords"] == ["computer"]
+    assert described["frontend"]["type"] == "pcen"
