@@ -27,7 +27,7 @@ check: $(INSTALLED) ## lint, check format and types, run the tests
 bench: export OMP_NUM_THREADS = 1
 bench: $(INSTALLED) ## measure speed, of what passes its tests first
 	$(BIN)/pytest -q tests/speechkit/test_frontend.py tests/speechkit/test_pcen.py tests/kws/test_detector.py
-	$(BIN)/pytest -q -s tests/bench_*.py
+	$(BIN)/pytest -q tests/bench_*.py --benchmark-columns=min,median,max,rounds
 
 clean: ## remove the environment and all that is generated
 	rm -rf .venv out build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -124,7 +124,7 @@ def fit(
     loader = DataLoader(
         batches,
         batch_size=None,
-        sampler=_Steps(config.steps),
+        sampler=_Steps(config.steps, trainer),
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
     )
@@ -137,17 +137,19 @@ def fit(
 
 
 class _Steps(Sampler[int]):
-    """The step numbers of an epoch; Lightning says which epoch it is."""
+    """The numbers of an epoch's steps, which go on from those that the run has done.
 
-    def __init__(self, steps: int) -> None:
+    Lightning's ``set_epoch`` comes too late for a resumed run: its first iterator, from which
+    workers prefetch at once, is made before.
+    """
+
+    def __init__(self, steps: int, trainer: lightning.Trainer) -> None:
         self.steps = steps
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.trainer = trainer
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.epoch * self.steps, (self.epoch + 1) * self.steps))
+        done = self.trainer.global_step
+        return iter(range(done, done + self.steps))
 
     def __len__(self) -> int:
         return self.steps
@@ -164,7 +166,7 @@ class _Training(lightning.LightningModule):  # type: ignore[misc]
             multi_avg_fn=get_ema_multi_avg_fn(config.averaging),  # type: ignore[no-untyped-call]
         )
         self.fit_config = config
-        self.losses: list[float] = []
+        self.losses: list[Tensor] = []
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
@@ -174,10 +176,12 @@ class _Training(lightning.LightningModule):  # type: ignore[misc]
     def training_step(self, batch: Batch, index: int) -> Tensor:
         features, _ = self.spotter.frontend(batch.audio)
         windows = cut_windows(features, batch.starts, self.spotter.window_frames)
-        loss = functional.cross_entropy(
-            self.spotter(windows), batch.targets.flatten(), ignore_index=IGNORED
+        targets = batch.targets.flatten()
+        total = functional.cross_entropy(
+            self.spotter(windows), targets, ignore_index=IGNORED, reduction="sum"
         )
-        self.losses.append(float(loss.detach()))
+        loss = total / (targets != IGNORED).sum().clamp(min=1)
+        self.losses.append(loss.detach())
         return loss
 
     def on_train_batch_end(self, *_: Any) -> None:
@@ -242,7 +246,7 @@ class _Keeper(Callback):  # type: ignore[misc]
         line = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
-            "loss": round(sum(training.losses) / max(1, len(training.losses)), 6),
+            "loss": round(float(torch.stack(training.losses).mean()), 6),
             "dev_frr": round(dev, 6),
             "best_dev_frr": round(self.best, 6),
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],

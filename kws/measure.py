@@ -28,7 +28,7 @@ _HAIR = 1e-5
 
 _PIECE = 60 * SAMPLE_RATE
 
-Status = Literal["ok", "unresolved", "not reached"]
+Status = Literal["ok", "unresolved", "not reached", "no data"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,8 @@ def operating_point(
     -------
     dict
         with ``status``: "ok"; "unresolved" if the target is under one event in all the negatives,
-        so that the audio cannot tell; "not reached" if no threshold meets it, and then no FRR.
+        so that the audio cannot tell; "not reached" if no threshold meets it, and then no FRR; "no
+        data" without positives or without negatives.
     """
     hours = sum(part.negative_hours for part in parts)
     positives = sum(len(part.occurrences) for part in parts)
@@ -240,7 +241,9 @@ def operating_point(
         "latency_p50_s": None,
         "latency_p95_s": None,
     }
-    if not used or positives == 0 or hours == 0:
+    if positives == 0 or hours == 0:
+        return row | {"status": "no data"}
+    if not used:
         return row
     curves = [part.curve() for part in parts]
     misses = sum(curve.misses(h) for curve, h in zip(curves, used, strict=True))

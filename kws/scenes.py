@@ -29,6 +29,7 @@ from speechkit.augment import (
     power,
     reverberate,
 )
+from speechkit.errors import RequestError
 from speechkit.kws.clips import Clip
 
 IGNORED = -100
@@ -93,8 +94,8 @@ class Material:
     ----------
     positives, negatives
         clips with their labels; hard negatives are clips whose span is what raised the alarm.
-    silence
-        the label of windows without speech.
+    other, silence
+        the labels of windows with speech that is no keyword, and without speech; may be equal.
     """
 
     positives: Sequence[tuple[Clip, int]]
@@ -102,6 +103,7 @@ class Material:
     hard: Sequence[tuple[Clip, int]] = ()
     noises: Sequence[Clip] = ()
     responses: Sequence[Clip] = ()
+    other: int = 0
     silence: int = 0
 
 
@@ -144,8 +146,13 @@ class SceneBatches(Dataset[Batch]):
     ----------
     window_s, hop_s
         length of a window, and time from one frame to the next.
-    keywords
-        how many of the labels, from the last one backwards, are keywords.
+    keyword_labels
+        which of the labels are keywords.
+
+    Raises
+    ------
+    RequestError
+        if there is no positive, or a scene is too short for its windows.
     """
 
     def __init__(
@@ -164,8 +171,17 @@ class SceneBatches(Dataset[Batch]):
         self.window = round(window_s * SAMPLE_RATE)
         self.hop = round(hop_s * SAMPLE_RATE)
         self.samples = round(config.length_s * SAMPLE_RATE)
-        self.warmup = round(config.warmup_s * SAMPLE_RATE)
+        # windows start on frames
+        self.warmup = -(-round(config.warmup_s * SAMPLE_RATE) // self.hop) * self.hop
         self.seed = seed
+        least_s = config.warmup_s + window_s + 2 * config.jitter_s
+        if config.length_s < least_s or config.windows < 2:
+            raise RequestError(
+                f"length_s {config.length_s}, windows {config.windows}: a scene must be at least "
+                f"{least_s:g} s long (warm-up, window and jitter) and give at least 2 windows"
+            )
+        if not material.positives:
+            raise RequestError("there is no positive clip to train on; give at least one")
 
     def __getitem__(self, step: int) -> Batch:
         """Return the batch of one training step."""
@@ -258,14 +274,16 @@ class SceneBatches(Dataset[Batch]):
         end: int | None = None,
     ) -> None:
         """Lay other speech, at about the same level, up to ``end`` or from ``start`` on."""
-        clip, _ = _pick(self.material.negatives, rng)
+        clip, label = _pick(self.material.negatives, rng)
         audio, _ = _excerpt(clip.audio, clip.span)
         own = active_power(audio)
         if own <= 0:
             return
         gap = int(rng.uniform(0.0, 0.3) * SAMPLE_RATE)
         audio = audio * np.float32(np.sqrt(level / own) * 10 ** (rng.uniform(-8, 3) / 20))
-        scene.lay(audio, start + gap if start is not None else (end or 0) - gap - len(audio))
+        at = start + gap if start is not None else (end or 0) - gap - len(audio)
+        scene.lay(audio, at)
+        scene.spoken.append((Span(at, at + len(audio)), label))
 
     def _fits(self, span: Span) -> bool:
         half = self.window // 2
@@ -285,19 +303,21 @@ class SceneBatches(Dataset[Batch]):
         return np.clip(starts, self.warmup, last) // self.hop * self.hop
 
     def _label(self, scene: _Scene, start: int) -> int:
-        """Return the class of a window: the keyword it holds, else what else is spoken in it."""
+        """Return the class of a window: the keyword in it, else other speech or silence."""
         spoken = self.material.silence
         for span, label in scene.spoken:
             inside = min(span.end, start + self.window) - max(span.start, start)
             if inside <= 0:
                 continue
             if label not in self.keyword_labels:
-                spoken = label
+                spoken = label if spoken == self.material.silence else spoken
             # a frame of slack: windows start on frames, utterances anywhere
             elif inside >= min(span.samples, self.window) - 2 * self.hop:
                 return label
             elif inside > _MOST_OF_A_NEGATIVE * span.samples:
                 return IGNORED
+            else:
+                spoken = self.material.other
         return spoken
 
     def _worsen(self, scene: _Scene, rng: np.random.Generator) -> Audio:

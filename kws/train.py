@@ -1,5 +1,8 @@
 """``speechkit kws train``: from manifests to a model folder with frozen thresholds."""
 
+import dataclasses
+import hashlib
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -155,7 +158,7 @@ def train_spotter(
     init: Path | None = None,
 ) -> Spotter:
     """Train on decoded clips; return the best spotter, its thresholds frozen on ``dev``."""
-    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, config, [training, dev], hard, init)
     spotter = _new_spotter(list(training.positives), config, init)
     labels = spotter.config.labels
     other = labels.index(UNKNOWN if config.classes == "unknown-silence" else BACKGROUND)
@@ -166,6 +169,7 @@ def train_spotter(
         hard=[(clip, other) for clip in hard],
         noises=training.noises,
         responses=list(responses),
+        other=other,
         silence=silence,
     )
     batches = SceneBatches(
@@ -191,6 +195,40 @@ def train_spotter(
     frozen = freeze(best, streams.listen(best), config)
     frozen.save(out / "model")
     return frozen
+
+
+def _claim(
+    out: Path, config: TrainConfig, splits: Sequence[Split], hard: Sequence[Clip], init: Path | None
+) -> None:
+    """Take ``out`` for this run; refuse a folder with the state of another one.
+
+    Raises
+    ------
+    RequestError
+        if ``out`` was begun with other settings or clips, so that resuming would mix two runs.
+    """
+    digest = hashlib.sha256()
+    for split in splits:
+        for clips in (*split.positives.values(), split.negatives, split.noises):
+            digest.update(json.dumps(sorted(clip.id for clip in clips)).encode())
+    digest.update(json.dumps(sorted(clip.id for clip in hard)).encode())
+    run = {
+        # how many processes make the batches changes nothing in them
+        "config": dataclasses.asdict(
+            dataclasses.replace(config, fit=dataclasses.replace(config.fit, workers=0))
+        ),
+        "clips": digest.hexdigest()[:16],
+        "init": None if init is None else str(init),
+    }
+    path = out / "resume" / "run.json"
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(
+        json.dumps(run)
+    ):
+        raise RequestError(
+            f"{out}: holds a run with other settings or clips (see {path}); give another --out, or "
+            "delete that folder"
+        )
+    write_json(path, run)
 
 
 def freeze(spotter: Spotter, dev: dict[str, Scored], config: TrainConfig) -> Spotter:
