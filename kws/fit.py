@@ -51,6 +51,8 @@ class FitConfig:
         epochs without a better dev measure before each drop, and before the end.
     averaging
         decay per step of the moving average of the weights that is measured and kept.
+    mask_bands, mask_frames
+        in each window so many neighbouring bands, and frames, at most are set to 0.
     workers
         processes that make scenes; 0 makes them in between steps.
     """
@@ -64,6 +66,8 @@ class FitConfig:
     weight_decay: float = 1e-4
     clip_norm: float = 5.0
     averaging: float = 0.995
+    mask_bands: int = 8
+    mask_frames: int = 20
     workers: int = 1
 
 
@@ -176,6 +180,8 @@ class _Training(lightning.LightningModule):  # type: ignore[misc]
     def training_step(self, batch: Batch, index: int) -> Tensor:
         features, _ = self.spotter.frontend(batch.audio)
         windows = cut_windows(features, batch.starts, self.spotter.window_frames)
+        windows = mask_stripe(windows, 2, self.fit_config.mask_bands)
+        windows = mask_stripe(windows, 1, self.fit_config.mask_frames)
         targets = batch.targets.flatten()
         total = functional.cross_entropy(
             self.spotter(windows), targets, ignore_index=IGNORED, reduction="sum"
@@ -183,6 +189,10 @@ class _Training(lightning.LightningModule):  # type: ignore[misc]
         loss = total / (targets != IGNORED).sum().clamp(min=1)
         self.losses.append(loss.detach())
         return loss
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        # what masks and dropout draw depends on the step alone, so that a resumed run draws it too
+        torch.manual_seed(self.global_step)
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.averaged.update_parameters(self.spotter)
@@ -274,6 +284,16 @@ def cut_windows(features_stf: Tensor, starts_sw: Tensor, frames: int) -> Tensor:
     index = starts_sw[..., None] + torch.arange(frames, device=starts_sw.device)
     scene = torch.arange(len(features_stf), device=starts_sw.device)[:, None, None]
     return features_stf[scene, index].flatten(0, 1)
+
+
+def mask_stripe(x: Tensor, dim: int, widest: int) -> Tensor:
+    """Set a stripe of 0 to ``widest`` neighbours along one axis to 0, another in each window."""
+    size = x.shape[dim]
+    shape = [len(x), 1, 1]
+    width = torch.randint(0, min(widest, size) + 1, shape, device=x.device)
+    start = (torch.rand(shape, device=x.device) * (size - width + 1)).long()
+    axis = torch.arange(size, device=x.device).view([size if d == dim else 1 for d in range(3)])
+    return x.masked_fill((axis >= start) & (axis < start + width), 0.0)
 
 
 def _featured(stream: Stream, spotter: Spotter) -> Stream:

@@ -29,6 +29,8 @@ class CrnnConfig:
         GRU or LSTM, R layers, N_R units for each direction.
     hidden
         units of the fully connected layer, N_F.
+    dropout
+        before both layers behind the recurrent ones, in training; the paper mentions none.
     """
 
     frames: int = 151
@@ -40,6 +42,7 @@ class CrnnConfig:
     recurrent_layers: int = 2
     recurrent_units: int = 32
     hidden: int = 64
+    dropout: float = 0.2
 
 
 class Crnn(nn.Module):
@@ -71,6 +74,7 @@ class Crnn(nn.Module):
         )
         self.hidden = nn.Linear(steps * 2 * config.recurrent_units, config.hidden)
         self.output = nn.Linear(config.hidden, classes)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x_btf: Tensor) -> Tensor:
         """Map windows (B, T, F) to logits (B, K)."""
@@ -78,7 +82,8 @@ class Crnn(nn.Module):
             _same_padding(x_btf, self.config.filter_size, self.config.filter_stride)[:, None]
         ).relu()
         x_bth, _ = self.recurrent(x_bctf.permute(0, 2, 1, 3).flatten(2))
-        return self.output(self.hidden(x_bth.flatten(1)).relu())
+        x_bh = self.hidden(self.dropout(x_bth.flatten(1))).relu()
+        return self.output(self.dropout(x_bh))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,8 @@ class CnnConfig:
         max-pooling over neighbouring bands after the first convolution.
     projection, hidden
         widths of the linear low-rank layer and of the fully connected layer.
+    dropout
+        before the low-rank layer and before the output, in training.
     """
 
     frames: int = 151
@@ -104,6 +111,7 @@ class CnnConfig:
     second_size: Pair = (5, 4)
     projection: int = 24
     hidden: int = 128
+    dropout: float = 0.2
 
 
 class Cnn(nn.Module):
@@ -127,6 +135,7 @@ class Cnn(nn.Module):
         self.projection = nn.Linear(flat, config.projection)
         self.hidden = nn.Linear(config.projection, config.hidden)
         self.output = nn.Linear(config.hidden, classes)
+        self.dropout = nn.Dropout(config.dropout)
 
     def _convolve(self, x_btf: Tensor) -> Tensor:
         time_only = ((self.config.first_size[0], 1), (self.config.first_stride[0], 1))
@@ -136,7 +145,8 @@ class Cnn(nn.Module):
 
     def forward(self, x_btf: Tensor) -> Tensor:
         """Map windows (B, T, F) to logits (B, K)."""
-        return self.output(self.hidden(self.projection(self._convolve(x_btf))).relu())
+        x_bp = self.projection(self.dropout(self._convolve(x_btf)))
+        return self.output(self.dropout(self.hidden(x_bp).relu()))
 
 
 NetworkConfig = CrnnConfig | CnnConfig
@@ -186,10 +196,15 @@ def count_parameters(module: nn.Module, *, paper: bool = False) -> int:
     )
 
 
-def _check_value(key: str, value: Any, *, like: int | str | Pair) -> None:
-    """Refuse what is not of the form of the default: a positive size, two of them, or a unit."""
+def _check_value(key: str, value: Any, *, like: int | float | str | Pair) -> None:
+    """Refuse what is not of the form of the default: a size, two of them, a share or a unit."""
     if isinstance(like, str):
         right, wanted = value in ("gru", "lstm"), "gru or lstm"
+    elif isinstance(like, float):
+        right, wanted = (
+            isinstance(value, (int, float)) and 0 <= value < 1,
+            "a number from 0 below 1",
+        )
     elif isinstance(like, tuple):
         right = isinstance(value, tuple) and len(value) == 2 and all(map(_is_size, value))
         wanted = "two whole numbers from 1 on"
