@@ -13,6 +13,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def fit(
     """
     # Lightning announces at INFO what every run shares
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    training = _Training(spotter, config)
+    training = _Training(spotter, config, seed=batches.seed)
     keeper = _Keeper(dev.with_features(spotter), out, config)
     trainer = lightning.Trainer(
         max_epochs=config.epochs,
@@ -133,11 +134,22 @@ def fit(
         persistent_workers=config.workers > 0,
     )
     last = out / "resume" / "last.ckpt"
-    with warnings.catch_warnings():
+    with _threads_beside(config.workers), warnings.catch_warnings():
         # Lightning's, about torch and about loaders: nothing that a user could act on
         warnings.simplefilter("ignore")
         trainer.fit(training, loader, ckpt_path=last if last.is_file() else None, weights_only=True)
     return Spotter.load(out / "model")
+
+
+@contextmanager
+def _threads_beside(workers: int) -> Iterator[None]:
+    """Leave a core to each worker: threads that wait for a busy core cost more than they give."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(threads, (os.cpu_count() or 1) - workers)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Steps(Sampler[int]):
@@ -162,8 +174,9 @@ class _Steps(Sampler[int]):
 class _Training(lightning.LightningModule):  # type: ignore[misc]
     """Loss and optimiser; the network itself knows nothing of training."""
 
-    def __init__(self, spotter: Spotter, config: FitConfig) -> None:
+    def __init__(self, spotter: Spotter, config: FitConfig, *, seed: int) -> None:
         super().__init__()
+        self.seed = seed
         self.spotter = spotter
         self.averaged = AveragedModel(
             spotter,
@@ -192,7 +205,7 @@ class _Training(lightning.LightningModule):  # type: ignore[misc]
 
     def on_train_batch_start(self, *_: Any) -> None:
         # what masks and dropout draw depends on the step alone, so that a resumed run draws it too
-        torch.manual_seed(self.global_step)
+        torch.manual_seed((self.seed << 32) + self.global_step)
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.averaged.update_parameters(self.spotter)

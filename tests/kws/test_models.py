@@ -124,9 +124,9 @@ def test_a_window_does_not_depend_on_its_neighbours_in_the_batch():
     ],
 )
 def test_a_description_survives_json(description):
-    network = build_network(description, 3)
+    network = build_network(description, 3).eval()
     told = json.loads(json.dumps(describe_network(network)))
-    twin = build_network(told, 3)
+    twin = build_network(told, 3).eval()
     assert twin.config == network.config
     assert describe_network(twin) == describe_network(network)
     twin.load_state_dict(network.state_dict())
