@@ -4,6 +4,7 @@ Every failure is an `AudioError` that names the file and the reason, so that a j
 can list the bad ones and go on.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ INT16_SCALE = 32_768.0
 
 # manifests round durations to milliseconds, so that a file may end this much early
 _ROUNDING_S = 0.002
+
+_PROMISED = re.compile(r"^\s*(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
+_UNKNOWN_SIZE = 0x7FFFF000
 
 Audio = NDArray[np.float32]
 
@@ -183,9 +187,26 @@ def _open(path: Path | str) -> soundfile.SoundFile:
     if path.stat().st_size == 0:
         raise AudioError(f"{path}: is empty (0 bytes)")
     try:
-        return soundfile.SoundFile(path)
+        file = soundfile.SoundFile(path)
+        _refuse_truncated(file, path)
+        return file
     except (soundfile.LibsndfileError, TypeError) as error:
         raise AudioError(f"{path}: is not readable as audio ({_reason(error)})") from error
+
+
+def _refuse_truncated(file: soundfile.SoundFile, path: Path) -> None:
+    """Refuse a WAV or AIFF whose header promises more than the file holds.
+
+    libsndfile reads what is there and notes the difference in its log. Programs that write to a
+    pipe cannot know the length and promise 0 or the most that fits: that is no truncation.
+    """
+    sizes = _PROMISED.search(file.extra_info)
+    if sizes is None:
+        return
+    promised, found = int(sizes[1]), int(sizes[2])
+    if found < promised < _UNKNOWN_SIZE:
+        file.close()
+        raise AudioError(f"{path}: truncated: {promised} bytes of samples expected, {found} there")
 
 
 def _mono(samples: NDArray[Any], name: Path | str) -> Audio:

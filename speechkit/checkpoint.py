@@ -113,6 +113,7 @@ def load_model(folder: Path | str) -> Any:
         raise RequestError(f"{folder}: loader {loader!r} is not a class of speechkit")
     module, _, name = loader.partition(":")
     try:
-        return getattr(importlib.import_module(module), name).load(folder)
+        kind = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise RequestError(f"{folder}: loader {loader!r} is unknown here ({error})") from error
+    return kind.load(folder)
