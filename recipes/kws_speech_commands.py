@@ -18,6 +18,7 @@ from speechkit.files import write_json
 from speechkit.kws.classify import accuracy
 from speechkit.kws.clips import load_clip
 from speechkit.kws.evaluate import evaluate
+from speechkit.kws.fit import FitConfig
 from speechkit.kws.pipeline import PipelineConfig, run
 from speechkit.kws.scenes import SceneConfig
 from speechkit.kws.spotter import SILENCE, UNKNOWN, Spotter
@@ -42,7 +43,7 @@ def kws_speech_commands(
     sentences: list[Path] | None = None,
     noise: list[Path] | None = None,
     rir: list[Path] | None = None,
-    epochs: int = 30,
+    fit: FitConfig = FitConfig(),
 ) -> None:
     """Train the CRNN on ten commands; report accuracy over 12 classes and per-word miss rates.
 
@@ -56,10 +57,9 @@ def kws_speech_commands(
         manifests of transcribed speech to count false alarms on.
     noise, rir
         manifests of background noise and of room impulse responses.
-    epochs
-        at most so many; early stopping on dev.
+    fit
+        optimisation; it stops early on dev.
     """
-    fit = dataclasses.replace(TWELVE_CLASSES.train.fit, epochs=epochs)
     config = dataclasses.replace(
         TWELVE_CLASSES, train=dataclasses.replace(TWELVE_CLASSES.train, fit=fit)
     )
