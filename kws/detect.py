@@ -12,6 +12,8 @@ from speechkit.audio import SAMPLE_RATE, Audio, StreamResampler, as_float, chunk
 from speechkit.errors import AudioError, RequestError
 from speechkit.kws.detector import Detection, Detector
 
+# a file is read by the second, a microphone is heard at once
+_FILE_CHUNK_S = 1.0
 _CHUNK_S = 0.1
 
 
@@ -47,7 +49,7 @@ def detect(
     if threshold is not None:
         keywords = detector.spotter.keywords
         detector = Detector(detector.spotter, thresholds=dict.fromkeys(keywords, threshold))
-    pieces = _standard_input(rate) if file == "-" else chunks(file, chunk_s=_CHUNK_S)
+    pieces = _standard_input(rate) if file == "-" else chunks(file, chunk_s=_FILE_CHUNK_S)
     for detection in listen_to(detector, pieces):
         line = (
             json.dumps(asdict(detection))

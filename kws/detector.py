@@ -78,6 +78,7 @@ class Detector:
             )
             for keyword in spotter.keywords
         }
+        self._single = spotter.for_single_windows()
         self._features = spotter.frontend.stream()
         self.reset()
 
@@ -151,9 +152,10 @@ class Detector:
         # most chunks complete no window, and the network on none of them is not free
         if len(windows) == 0:
             return np.zeros((0, len(self._triggers)))
+        spotter = self._single if len(windows) == 1 else self.spotter
         with torch.inference_mode():
             raw = [
-                self.spotter.keyword_scores(windows[at : at + _BATCH]).cpu()
+                spotter.keyword_scores(windows[at : at + _BATCH]).cpu()
                 for at in range(0, len(windows), _BATCH)
             ]
         return self._smooth(torch.cat(raw).numpy())

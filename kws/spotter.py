@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from speechkit import checkpoint, frontend
 from speechkit.errors import RequestError
 from speechkit.kws.models import build_network, count_parameters, describe_network
+from speechkit.kws.packed_gru import PackedGru
 
 BACKGROUND = "_background_"
 SILENCE = "_silence_"
@@ -147,6 +148,18 @@ class Spotter(nn.Module):
         twin = type(self)(dataclasses.replace(self.config, thresholds=thresholds))
         twin.load_state_dict(self.state_dict())
         return twin.train(self.training)
+
+    def for_single_windows(self) -> Self:
+        """Return what gives the same scores for one window at a time, quicker where it can.
+
+        That is a copy with a `PackedGru`, or for other networks and devices the spotter itself.
+        """
+        recurrent = getattr(self.network, "recurrent", None)
+        if not isinstance(recurrent, nn.GRU) or recurrent.weight_ih_l0.device.type != "cpu":
+            return self
+        twin = self.with_thresholds(self.config.thresholds)
+        twin.network.recurrent = PackedGru(recurrent)
+        return twin
 
     def save(self, folder: Path | str) -> None:
         """Write the model folder, whole or not at all."""
