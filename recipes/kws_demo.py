@@ -22,11 +22,11 @@ from speechkit.kws.mine import mine
 from speechkit.kws.streams import background_stream
 from speechkit.kws.train import TrainConfig, train
 
-KEYWORD = "computer"
+KEYWORD = "hey computer"
 CORPUS = synthetic.SyntheticConfig(
-    keywords=(KEYWORD,), negative_hours=6.0, dev_share=0.15, test_share=0.4, workers=2
+    keywords=(KEYWORD,), negative_hours=6.0, dev_share=0.14, test_share=0.36, workers=2
 )
-TRAINING = TrainConfig(fit=FitConfig(epochs=10, steps=150, patience=2))
+TRAINING = TrainConfig(fit=FitConfig(epochs=14, steps=150, patience=2))
 SMOKE_CORPUS = dataclasses.replace(
     CORPUS,
     clips_per_keyword=60,
