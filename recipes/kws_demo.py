@@ -22,7 +22,7 @@ from speechkit.kws.mine import mine
 from speechkit.kws.streams import background_stream
 from speechkit.kws.train import TrainConfig, train
 
-KEYWORD = "hey computer"
+KEYWORD = "bumblebee"
 CORPUS = synthetic.SyntheticConfig(
     keywords=(KEYWORD,), negative_hours=6.0, dev_share=0.14, test_share=0.36, workers=2
 )

@@ -37,7 +37,7 @@ def test_demo(tmp_path, capsys):
     pytest.importorskip("espeakng_loader")
     assert run(load("kws_demo").kws_demo, "--out", tmp_path, "--smoke") == 0
     said = capsys.readouterr().out
-    assert "'hey computer' ends in" in said
+    assert "'bumblebee' ends in" in said
     assert (tmp_path / "report" / "det.png").exists()
 
 
