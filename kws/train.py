@@ -88,6 +88,7 @@ def train(
     hard: list[Path] | None = None,
     dev_positives: list[Path] | None = None,
     dev_negatives: list[Path] | None = None,
+    dev_noise: list[Path] | None = None,
     init: Path | None = None,
     config: TrainConfig = TrainConfig(),
 ) -> None:
@@ -107,9 +108,9 @@ def train(
         manifests of background noise and of room impulse responses; white noise without any.
     hard
         manifests that `speechkit kws mine` wrote.
-    dev_positives, dev_negatives
+    dev_positives, dev_negatives, dev_noise
         manifests to choose the best epoch and the threshold on; without them a sixth of the
-        clips is set aside, by speaker where all are known.
+        clips is set aside, by speaker where all are known. Without dev_noise, noise serves.
     init
         a model folder to go on from, for the second round, say.
     """
@@ -117,7 +118,10 @@ def train(
     clips = decode(selection.positives, selection.negatives, noises=_read(noise))
     if dev_positives and dev_negatives:
         chosen = select(keywords, positives=dev_positives, negatives=dev_negatives)
-        training, dev = clips, decode(chosen.positives, chosen.negatives, noises=_read(noise))
+        training, dev = (
+            clips,
+            decode(chosen.positives, chosen.negatives, noises=_read(dev_noise or noise)),
+        )
     elif dev_positives or dev_negatives:
         raise RequestError("dev_positives and dev_negatives: give both or none")
     else:

@@ -50,21 +50,23 @@ def kws_demo(*, out: Path, smoke: bool = False) -> None:
     corpus = out / ("smoke-corpus" if smoke else "corpus")
     training = SMOKE_TRAINING if smoke else TRAINING
     synthetic.prepare(corpus, SMOKE_CORPUS if smoke else CORPUS)
-    split = {name: [corpus / name] for name in ("train", "dev", "test", "noise", "rir")}
+    split = {name: [corpus / name] for name in ("train", "dev", "test", "rir")}
+    noise = {name: [corpus / "noise" / f"{name}.jsonl.gz"] for name in ("train", "dev", "test")}
     given = {
         "keywords": [KEYWORD],
         "positives": split["train"],
         "negatives": split["train"],
-        "noise": split["noise"],
+        "noise": noise["train"],
         "rir": split["rir"],
         "dev_positives": split["dev"],
         "dev_negatives": split["dev"],
+        "dev_noise": noise["dev"],
     }
     train(**given, out=out / "round-0", config=training)
     mine(
         model=out / "round-0" / "model",
         negatives=split["train"],
-        noise=split["noise"],
+        noise=noise["train"],
         out=out / "mined",
     )
     gentle = dataclasses.replace(training.fit, learning_rate=3e-4, epochs=training.fit.epochs // 2)
@@ -79,7 +81,7 @@ def kws_demo(*, out: Path, smoke: bool = False) -> None:
         model=out / "model",
         positives=split["test"],
         negatives=split["test"],
-        noise=split["noise"],
+        noise=noise["test"],
         snr=["clean", "10", "5", "0"],
         fa_per_hour=[0.5, 1.0],
         out=out / "report",
@@ -93,7 +95,7 @@ def listen(model: Path, corpus: Path, wav: Path) -> None:
     cuts = list(manifests.read(corpus / "test"))
     keyword = [cut for cut in cuts if manifests.label_of(cut) == KEYWORD]
     others = [cut for cut in cuts if manifests.label_of(cut) is None]
-    noises = load_clips(manifests.read(corpus / "noise"), what="noise").clips
+    noises = load_clips(manifests.read(corpus / "noise" / "test.jsonl.gz"), what="noise").clips
     stream = background_stream(
         load_clips(keyword[:: max(1, len(keyword) // 6)][:6], what="keywords").clips,
         load_clips(others[:: max(1, len(others) // 40)], what="sentences").clips,

@@ -3,6 +3,7 @@
     OUT/cuts.jsonl.gz                     all clips; written last, so it marks a finished corpus
     OUT/{train,dev,test}/cuts.jsonl.gz    the clips of a split, and their audio beside it
     OUT/noise/cuts.jsonl.gz               noises, and the babble of voices that no clip has
+    OUT/noise/{train,dev,test}.jsonl.gz   the same, a split each
     OUT/rir/cuts.jsonl.gz                 simulated room impulse responses
     OUT/synthetic.json                    the configuration
 
@@ -314,6 +315,9 @@ def _write_noises(folder: Path, config: SyntheticConfig) -> None:
                 else:
                     audio = noise(kind, _NOISE_S, generator)
                 cuts.append(_write_plain(folder, id_, audio, {"split": split, "kind": kind}))
+    for split in SPLITS:
+        of_split = [cut for cut in cuts if cut.custom["split"] == split]
+        manifests.write(of_split, folder / f"{split}.jsonl.gz")
     manifests.write(cuts, folder / manifests.CUTS_NAME)
 
 

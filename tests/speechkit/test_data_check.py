@@ -116,7 +116,7 @@ def plant_near_silence(path):
         (plant_rate, "rate"),
         (plant_short, "duration"),
         (plant_long, "duration"),
-        (plant_truncation, "duration"),
+        (plant_truncation, "broken"),
         (plant_duplicate, "duplicate"),
         (plant_clipping, "clipped"),
         (plant_digital_silence, "silent"),
