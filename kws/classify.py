@@ -38,11 +38,11 @@ class Accuracy:
 
 
 def classify(spotter: Spotter, clip: Clip) -> int:
-    """Return the index of the likeliest label in the window about the middle of the clip."""
+    """Return the index of the likeliest label in the window about the middle of the speech."""
     hop, frames = spotter.hop_samples, spotter.window_frames
     lead, window = round(_LEAD_S * SAMPLE_RATE), (frames - 1) * hop
     audio = np.concatenate([np.zeros(lead, np.float32), clip.audio, np.zeros(window, np.float32)])
-    first = (lead + len(clip.samples) // 2 - window // 2) // hop
+    first = (lead + (clip.span.start + clip.span.end) // 2 - window // 2) // hop
     with torch.inference_mode():
         features, _ = spotter.frontend(torch.from_numpy(audio)[None])
         posteriors = spotter.posteriors(features[:, max(0, first) : max(0, first) + frames])

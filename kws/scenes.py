@@ -40,6 +40,8 @@ T = TypeVar("T")
 _MOST_OF_A_NEGATIVE = 0.5
 # speech that a neighbour is cut from and faded over, next to a keyword
 _FADE_S = 0.01
+# of short negatives
+_ALONE_PROBABILITY = 0.5
 _MARGIN_S = 0.08
 
 
@@ -225,9 +227,15 @@ class SceneBatches(Dataset[Batch]):
         return _Scene(np.zeros(self.samples, dtype=np.float32))
 
     def _speech(self, rng: np.random.Generator) -> _Scene:
-        """Lay negatives one behind the other until the scene is full."""
+        """Lay negatives one behind the other until the scene is full, or one like a keyword.
+
+        Single words must come alone too, lest the network learn that a word alone is a keyword.
+        """
         if not self.material.negatives:
             return self._empty(rng)
+        clip, label = _pick(self.material.negatives, rng)
+        if clip.span.samples < self.window and rng.random() < _ALONE_PROBABILITY:
+            return self._around(clip, label, rng)
         scene = _Scene(np.zeros(self.samples, dtype=np.float32))
         at = -int(rng.integers(self.samples // 2))
         while at < self.samples:
