@@ -1,5 +1,6 @@
 """What every front-end shares: frames and lengths, the config, and the streaming twin."""
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from speechkit.mel import MelConfig, MelEnergies
 Chunk = Tensor | NDArray[Any]
 
 
-class Frontend(nn.Module):
+class Frontend(nn.Module, ABC):
     """What all front-ends share: framing, lengths, the config and the stream.
 
     A front-end gives its `name`, its `config_type` and `features`.
@@ -50,12 +51,12 @@ class Frontend(nn.Module):
         """Samples from the centre of a frame on that the frame needs."""
         return self.config.window_samples - self.config.window_samples // 2
 
+    @abstractmethod
     def features(self, energies: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the features (B, F, bands) of mel energies, and what the next frames need.
 
         ``carry`` is None at the start of a stream, else what came back for the frames before.
         """
-        raise NotImplementedError
 
     def forward(self, audio: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return features (B, frames, bands) and frame lengths (B,).
