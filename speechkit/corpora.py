@@ -9,13 +9,14 @@ from typing import Any
 
 from lhotse import CutSet
 
-from speechkit import manifests, nemo
+from speechkit import an4, manifests, nemo
 from speechkit.errors import JobError, RequestError
 from speechkit.synthetic import SyntheticConfig
 from speechkit.synthetic import prepare as prepare_synthetic
 
 logger = logging.getLogger(__name__)
 
+AN4 = "an4_features"
 NOISE, MUSIC, SPEECH, IMPULSE_RESPONSE = "_noise_", "_music_", "_speech_", "rir"
 
 _AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
@@ -36,13 +37,15 @@ def prepare(
     """Turn a corpus on disk into a folder that every other verb takes.
 
     Writes OUT/SPLIT/cuts.jsonl.gz for each split, and last OUT/cuts.jsonl.gz with all of them. The
-    audio stays where it is.
+    audio stays where it is. A portion of AN4 is one split: OUT/cuts.jsonl.gz, with the features
+    beside it.
 
     Parameters
     ----------
     corpus
         speech_commands (version 1 or 2), keyword_folders (a folder for each word), musan,
-        rir_noises, or synthetic (made here, no root).
+        rir_noises, an4_features (a portion of AN4 as cepstra: manifest.jsonl and feats.npz), or
+        synthetic (made here, no root).
     root
         the folder of the unpacked corpus.
     out
@@ -53,11 +56,14 @@ def prepare(
     if corpus == "synthetic":
         prepare_synthetic(out, synthetic)  # writes its splits, piece by piece
         return
-    if corpus not in CORPORA:
-        allowed = ", ".join([*CORPORA, "synthetic"])
+    if corpus not in CORPORA and corpus != AN4:
+        allowed = ", ".join([*CORPORA, AN4, "synthetic"])
         raise RequestError(f"corpus {corpus!r} is not known; give one of {allowed}")
     if root is None or not root.is_dir():
         raise RequestError(f"root {root}: no such folder; give the unpacked corpus {corpus}")
+    if corpus == AN4:
+        an4.prepare(root, out)  # its features are written, not left where they are
+        return
     write_splits(CORPORA[corpus](root), out)
 
 

@@ -42,7 +42,9 @@ def test_every_file_belongs_to_a_package():
 
 
 def test_mypy_checks_every_package():
-    assert set(PROJECT["tool"]["mypy"]["packages"]) == set(SETUPTOOLS["packages"])
+    # a package that lies in its parent's folder is found with the parent
+    apart = {p for p in SETUPTOOLS["packages"] if "." not in p or p in SETUPTOOLS["package-dir"]}
+    assert set(PROJECT["tool"]["mypy"]["packages"]) == apart
 
 
 @pytest.mark.parametrize("package", sorted(SETUPTOOLS["package-dir"]))

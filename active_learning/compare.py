@@ -1,0 +1,333 @@
+"""`speechkit al compare`: whether a strategy beats random, by how much, and what it chooses."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from speechkit.active_learning.blocks import OK, digest, read_scores
+from speechkit.active_learning.composition import composition, describe
+from speechkit.active_learning.curves import Curve, areas_per_seed, label_saving, reduction
+from speechkit.active_learning.jsonl import read_rows
+from speechkit.active_learning.plots import plot_correlations, plot_curves
+from speechkit.active_learning.results import Axis, Results, results_path
+from speechkit.active_learning.select import SELECTION_NAME
+from speechkit.active_learning.statistics import (
+    Test,
+    holm,
+    paired_test,
+    spearman_matrix,
+    top_overlap,
+)
+from speechkit.errors import RequestError
+from speechkit.reports import markdown_table, provenance, write_report
+
+Json = dict[str, Any]
+
+_USUAL_METRICS = ("wer", "cer")
+_TOP_SHARE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonConfig:
+    """How strategies are compared.
+
+    Attributes
+    ----------
+    baseline
+        the strategy that the others are compared with.
+    axis
+        what labels are counted in: the share of the pool's clips, or seconds of audio.
+    at
+        the share of the pool where strategies are compared.
+    test
+        sign-flip (permutation), t, or wilcoxon; Holm's correction goes over the strategies.
+    draws, seed
+        of the bootstrap over seeds.
+    """
+
+    baseline: str = "random"
+    axis: Axis = "share"
+    at: float = 0.2
+    test: Test = "sign-flip"
+    draws: int = 2000
+    seed: int = 0
+
+
+def compare(
+    runs: list[Path],
+    *,
+    out: Path,
+    metrics: list[str] | None = None,
+    scores: Path | None = None,
+    selections: list[Path] | None = None,
+    config: ComparisonConfig = ComparisonConfig(),
+) -> None:
+    """Compare strategies over paired seeds: curves, areas, labels saved, tests, what was chosen.
+
+    Parameters
+    ----------
+    runs
+        JSONL files of results (strategy, seed, share, seconds, clips, and errors such as wer), or
+        folders with results.jsonl.
+    out
+        a folder for report.json, report.md and plots.
+    metrics
+        errors to compare, lower is better; by default those of wer and cer that are there.
+    scores
+        a folder of scores, for the rank correlations between scorers.
+    selections
+        folders that `al select` wrote, whose make-up is compared (with --scores, to the pool's).
+    """
+    results = Results.read(runs)
+    wanted = _metrics(results, metrics)
+    if config.baseline not in results.strategies:
+        known = ", ".join(results.strategies)
+        raise RequestError(f"baseline {config.baseline!r}: not among the strategies ({known})")
+    table = None if scores is None else read_scores(scores)
+    report: Json = {
+        **provenance(
+            seed=config.seed, data={str(run): digest(read_rows(results_path(run))) for run in runs}
+        ),
+        "comparison": asdict(config),
+        "metrics": {metric: compare_metric(results, metric, config) for metric in wanted},
+        "correlations": None if table is None else correlations(table),
+        "selections": _compositions(selections or [], table),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for metric in wanted:
+        plot_curves(
+            out / f"{metric}.png", report["metrics"][metric]["curves"], metric=metric, config=config
+        )
+    if report["correlations"] is not None:
+        plot_correlations(out / "correlations.png", report["correlations"])
+    write_report(out, report, _markdown(report))
+
+
+def compare_metric(results: Results, metric: str, config: ComparisonConfig) -> Json:
+    """Return the curves of all strategies, the comparisons with the baseline, and what is left out.
+
+    A strategy is compared over the seeds in which both it and the baseline have all their shares.
+    """
+    strategies = sorted(results.strategies, key=lambda name: (name != config.baseline, name))
+    seeds = {name: results.seeds(name, metric=metric) for name in strategies}
+    rows, notes = [], []
+    for name in strategies[1:]:
+        paired = sorted(set(seeds[name]) & set(seeds[config.baseline]))
+        if len(paired) < 2:
+            notes.append(
+                f"{name}: {len(paired)} whole seeds shared with {config.baseline}; needs 2"
+            )
+            continue
+        try:
+            rows.append({"strategy": name, **_against(results, name, paired, metric, config)})
+        except RequestError as error:
+            notes.append(f"{name}: cannot be compared ({error})")
+    for kind in ("error", "area"):
+        adjusted = holm([row[f"{kind}_p"] for row in rows])
+        for row, p in zip(rows, adjusted, strict=True):
+            row[f"{kind}_p_holm"] = p
+    for name in strategies:
+        if partial := sorted(set(results.cells[name]) - set(seeds[name])):
+            notes.append(f"{name}: seeds {', '.join(map(str, partial))} lack some shares, left out")
+    curves = {
+        name: _curve_json(results, name, seeds[name], metric, config)
+        for name in strategies
+        if seeds[name]
+    }
+    return {"curves": curves, "against_baseline": rows, "notes": notes}
+
+
+def correlations(table: pa.Table) -> Json:
+    """Return rank correlations and overlaps of the top tenth between all columns of numbers."""
+    good = table.filter(pa.array([status == OK for status in table["status"].to_pylist()]))
+    columns = {
+        name: good[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+        for name, kind in zip(good.column_names, good.schema.types, strict=True)
+        if pa.types.is_floating(kind) or pa.types.is_integer(kind)
+    }
+    names = list(columns)
+    return {
+        "clips": good.num_rows,
+        "columns": names,
+        "spearman": _json(spearman_matrix(columns).tolist()),
+        "top_overlap": _json(
+            [[top_overlap(columns[a], columns[b], share=_TOP_SHARE) for b in names] for a in names]
+        ),
+    }
+
+
+def _metrics(results: Results, wanted: Sequence[str] | None) -> list[str]:
+    there = results.metrics
+    chosen = [name for name in _USUAL_METRICS if name in there] if wanted is None else list(wanted)
+    unknown = [name for name in chosen if name not in there]
+    if unknown or not chosen:
+        raise RequestError(
+            f"metrics {', '.join(unknown) or '(none)'}: the results hold {', '.join(there)}"
+        )
+    return chosen
+
+
+def _against(
+    results: Results, name: str, seeds: Sequence[int], metric: str, config: ComparisonConfig
+) -> Json:
+    """Compare a strategy with the baseline over paired seeds."""
+
+    def curve(strategy: str, shares: Sequence[float]) -> Curve:
+        return results.curve(strategy, seeds=seeds, shares=shares, metric=metric, axis=config.axis)
+
+    own_shares = results.shares(name, metric=metric)
+    all_shares = results.shares(config.baseline, metric=metric)
+    common = sorted(set(own_shares) & set(all_shares))
+    ours, theirs = curve(name, own_shares), curve(config.baseline, all_shares)
+    if not own_shares[0] <= config.at <= own_shares[-1]:
+        raise RequestError(f"share {config.at:g}: it has {own_shares}")
+    x = float(np.interp(config.at, own_shares, ours.x))
+    random = {"draws": config.draws, "seed": config.seed}
+    there = [ours.at(x), theirs.at(x)]
+    error = paired_test(*there, test=config.test)
+    areas = [curve(name, common), curve(config.baseline, common)]
+    area = paired_test(*map(areas_per_seed, areas), test=config.test)
+    return {
+        "seeds": len(seeds),
+        "x": x,
+        "error": float(there[0].mean()),
+        "baseline_error": float(there[1].mean()),
+        "reduction": _json(reduction(ours, theirs, x=x, **random)),
+        "error_effect": error.effect,
+        "error_p": error.p,
+        "saving": _json(label_saving(ours, theirs, x=x, **random)),
+        "area": _json(areas[0].area(**random)),
+        "baseline_area": _json(areas[1].area(**random)),
+        "area_effect": area.effect,
+        "area_p": area.p,
+    }
+
+
+def _curve_json(
+    results: Results, name: str, seeds: Sequence[int], metric: str, config: ComparisonConfig
+) -> Json:
+    shares = results.shares(name, metric=metric)
+    curve = results.curve(name, seeds=seeds, shares=shares, metric=metric, axis=config.axis)
+    band = curve.band(draws=config.draws, seed=config.seed)
+    return {
+        "seeds": list(seeds),
+        "share": shares,
+        "x": curve.x.tolist(),
+        "mean": curve.mean.tolist(),
+        "low": [interval.low for interval in band],
+        "high": [interval.high for interval in band],
+    }
+
+
+def _compositions(folders: Sequence[Path], table: pa.Table | None) -> dict[str, Json]:
+    """Return, for each selection, what it is made of, and for the pool if its scores are given."""
+    found: dict[str, Json] = {} if table is None else {"pool": describe(table)}
+    for folder in folders:
+        rows = read_rows(folder / SELECTION_NAME)
+        if table is None:
+            kept = ("duration_s", "speaker", "snr_db")
+            parts = [{name: row[name] for name in kept if name in row} for row in rows]
+            found[str(folder)] = describe(pa.Table.from_pylist(parts))
+        else:
+            made_of = composition(table, [row["id"] for row in rows])
+            found[str(folder)] = {name: row["selected"] for name, row in made_of.items()}
+    return found
+
+
+def _json(value: Any) -> Any:
+    """Return results as JSON, where what is not finite becomes null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _json(asdict(value))
+    if isinstance(value, dict):
+        return {name: _json(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _markdown(report: Json) -> str:
+    config = report["comparison"]
+    unit = "share of the pool" if config["axis"] == "share" else "seconds of audio"
+    parts = [
+        "# Comparison of strategies",
+        f"Against {config['baseline']}, over the {unit}, at a share of {config['at']:g}. Intervals "
+        f"are 95 % bootstrap over paired seeds; p by {config['test']} test, Holm-corrected over "
+        "the strategies. Saving: the part of the labels that the baseline needs and the strategy "
+        "does not, for the same error; a bound where the baseline's curve ends or starts there.",
+    ]
+    for metric, compared in report["metrics"].items():
+        parts += [f"## {metric}", _against_table(compared["against_baseline"])]
+        parts += [_curve_table(compared["curves"]), f"![{metric}]({metric}.png)"]
+        parts += ["\n".join(f"- {note}" for note in compared["notes"])]
+    if report["correlations"]:
+        parts += ["## How alike scores rank", _matrix_table(report["correlations"])]
+        parts += ["![correlations](correlations.png)"]
+    if report["selections"]:
+        parts += ["## What was selected", _composition_table(report["selections"])]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _against_table(rows: Sequence[Json]) -> str:
+    header = ("strategy", "seeds", "error", "baseline", "reduction", "p (Holm)", "saving", "area")
+    cells = [
+        (
+            row["strategy"],
+            row["seeds"],
+            f"{row['error']:.4g}",
+            f"{row['baseline_error']:.4g}",
+            _percent(row["reduction"]["value"], row["reduction"]["interval"]),
+            f"{row['error_p']:.3g} ({row['error_p_holm']:.3g})",
+            _saving_cell(row["saving"]),
+            f"{row['area']['value']:.4g} against {row['baseline_area']['value']:.4g}, "
+            f"p {row['area_p']:.3g} ({row['area_p_holm']:.3g})",
+        )
+        for row in rows
+    ]
+    return markdown_table(header, cells)
+
+
+def _saving_cell(saving: Json) -> str:
+    if saving["saving"] is None:
+        return "none: the baseline starts as good"
+    bound = f"{saving['censored']} " if saving["censored"] else ""
+    return bound + _percent(saving["saving"], saving["interval"])
+
+
+def _percent(value: float | None, interval: Json) -> str:
+    middle, low, high = (
+        "-" if number is None else f"{number:.1%}"
+        for number in (value, interval["low"], interval["high"])
+    )
+    return f"{middle} [{low}, {high}]"
+
+
+def _curve_table(curves: dict[str, Json]) -> str:
+    shares = sorted({share for curve in curves.values() for share in curve["share"]})
+    rows = []
+    for name, curve in curves.items():
+        points = zip(curve["share"], curve["mean"], curve["low"], curve["high"], strict=True)
+        cells = {share: f"{mean:.4g} [{low:.4g}, {high:.4g}]" for share, mean, low, high in points}
+        rows.append((name, len(curve["seeds"]), *(cells.get(share) for share in shares)))
+    return markdown_table(("strategy", "seeds", *(f"{share:.3g}" for share in shares)), rows)
+
+
+def _matrix_table(found: Json) -> str:
+    names = found["columns"]
+    pairs = zip(names, found["spearman"], found["top_overlap"], strict=True)
+    rows = [
+        (name, *(None if r is None else f"{r:.2f} ({o:.2f})" for r, o in zip(rs, os, strict=True)))
+        for name, rs, os in pairs
+    ]
+    head = f"Spearman, and overlap of the top {_TOP_SHARE:.0%}, over {found['clips']} clips."
+    return f"{head}\n\n{markdown_table(('', *names), rows)}"
+
+
+def _composition_table(selections: dict[str, Json]) -> str:
+    names = list(dict.fromkeys(name for made_of in selections.values() for name in made_of))
+    rows = [(name, *(made_of.get(name) for made_of in selections.values())) for name in names]
+    return markdown_table(("", *selections), rows)

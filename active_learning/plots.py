@@ -1,0 +1,60 @@
+"""Pictures of comparisons: learning curves with bands, and the correlation matrix."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from speechkit.files import atomic_path
+
+if TYPE_CHECKING:
+    from speechkit.active_learning.compare import ComparisonConfig
+
+_MAX_LABELLED = 16  # columns whose cells are still wide enough for a number
+
+
+def plot_curves(
+    path: Path, curves: Mapping[str, Any], *, metric: str, config: "ComparisonConfig"
+) -> None:
+    """Draw mean and band of each curve (x, mean, low, high); the baseline is black and dashed."""
+    with _figure(path, size=(7.0, 4.5)) as axes:
+        for name, curve in curves.items():
+            style: dict[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1.4}
+            if name == config.baseline:
+                style |= {"color": "black", "linestyle": "--"}
+            (line,) = axes.plot(curve["x"], curve["mean"], label=name, **style)
+            color = line.get_color()
+            axes.fill_between(curve["x"], curve["low"], curve["high"], alpha=0.12, color=color)
+        axes.set_xlabel("share of the pool" if config.axis == "share" else "seconds of audio")
+        axes.set_ylabel(metric.upper())
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8, frameon=False)
+
+
+def plot_correlations(path: Path, found: Mapping[str, Any]) -> None:
+    """Draw a matrix of rank correlations (columns, spearman), with numbers if there is room."""
+    names = found["columns"]
+    matrix = np.array(found["spearman"], dtype=np.float64)
+    side = max(3.5, 0.5 * len(names) + 1.5)
+    with _figure(path, size=(side + 1.0, side)) as axes:
+        image = axes.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
+        axes.figure.colorbar(image, ax=axes, label="Spearman", shrink=0.8)
+        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        if len(names) <= _MAX_LABELLED:
+            for (row, column), value in np.ndenumerate(matrix):
+                shade = "white" if abs(value) > 0.6 else "black"
+                text = "" if np.isnan(value) else f"{value:.2f}"
+                axes.text(column, row, text, ha="center", va="center", fontsize=7, color=shade)
+
+
+@contextmanager
+def _figure(path: Path, *, size: tuple[float, float]) -> Iterator[Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    yield figure.subplots()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150)

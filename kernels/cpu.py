@@ -1,0 +1,277 @@
+"""Sparse attention on the CPU, forward and backward: tiles of scores, merged by log-sum-exp.
+
+Batched matrix products over tiles that fit the cache, with a softmax of our own between them; no
+more than a batch of tiles is ever held. The backward pass computes the probabilities again from
+the merged log-sum-exp, so each part's gradients are exact by themselves and add up.
+
+Scores are kept in base 2: `exp2` takes the same time for every number, while `exp` slows down
+tenfold on what is hidden or vanishes. Half precision is computed in float32; for bfloat16 the
+products may round their factors back to bfloat16 (`torch.backends.mkldnn`), which loses nothing of
+the inputs and lets processors with bfloat16 units use them.
+
+Shapes: X = batch x heads, T positions, D head size; a batch of tiles has N times m queries against
+n keys.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from speechkit.kernels.parts import Lattice, Part
+from speechkit.kernels.tiles import Tile, key_positions, tiles
+
+# scores of one batch of tiles: they and what is made of them stay in the caches of a core
+_BATCH_SCORES = 1 << 18
+# below any score that matters, and far enough from -inf that differences with it are numbers
+_LOWEST = -1e30
+_LOG2_E = math.log2(math.e)
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    parts: tuple[Part, ...],
+    *,
+    causal: bool,
+    scale: float,
+    key_bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the output (X, T, D) and the log-sum-exp of the scores (X, T).
+
+    `q`, `k`, `v` are contiguous (X, T, D); `key_bias` (X, T) is 0 for keys that count and -inf for
+    those that do not, in float32 (float64 for float64 inputs), which is also the log-sum-exp's
+    type. A query without keys has output 0 and log-sum-exp -inf.
+    """
+    dtype = _computing_type(q.dtype)
+    output = torch.zeros_like(v, dtype=dtype)
+    lse = q.new_full(q.shape[:2], -torch.inf, dtype=dtype)
+    with _fast_products(q.dtype):
+        for part in parts:
+            keys = _Keys.of(part, k, v, key_bias)
+            for batch in _batches(part, q, causal=causal):
+                queries = batch.queries(q, dtype) * (scale * _LOG2_E)
+                _attend(batch, queries, keys, output, lse)
+    return output.to(v.dtype), lse.div_(_LOG2_E)
+
+
+def backward(
+    gradient: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lse: Tensor,
+    delta: Tensor,
+    parts: tuple[Part, ...],
+    *,
+    causal: bool,
+    scale: float,
+    key_bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of q, k and v, given the output's.
+
+    `delta` (X, T) is the sum over D of output times gradient, less the log-sum-exp's gradient
+    where it has one.
+    """
+    dtype = _computing_type(q.dtype)
+    dq, dk, dv = (torch.zeros_like(x, dtype=dtype) for x in (q, k, v))
+    # a query without keys has no weights: exp2(score - inf) = 0
+    lse2 = (lse * _LOG2_E).masked_fill_(lse == -torch.inf, torch.inf)
+    with _fast_products(q.dtype):
+        for part in parts:
+            keys = _Keys.of(part, k, v, key_bias)
+            into = keys.gradients(dk, dv)
+            for batch in _batches(part, q, causal=causal):
+                k_rows, v_rows = batch.keys(keys.k, dtype), batch.keys(keys.v, dtype)
+                queries = batch.queries(q, dtype) * (scale * _LOG2_E)
+                signal = batch.queries(gradient, dtype)
+                weights = keys.scores(queries, k_rows, batch)
+                weights.sub_(batch.queries(lse2, dtype)[..., None]).exp2_()
+                batch.add_to_keys(into[1], torch.bmm(weights.transpose(1, 2), signal))
+                slope = torch.bmm(signal, v_rows.transpose(1, 2))
+                slope.sub_(batch.queries(delta, dtype)[..., None]).mul_(weights)
+                batch.add_to_keys(into[0], torch.bmm(slope.transpose(1, 2), queries))
+                rows = batch.view(dq)
+                rows.add_(torch.bmm(slope, k_rows).view(rows.shape), alpha=scale)
+            keys.scatter(into, dk, dv)
+    return dq.to(q.dtype), dk.div_(_LOG2_E).to(k.dtype), dv.to(v.dtype)
+
+
+def _attend(batch: "_Batch", queries: Tensor, keys: "_Keys", mean: Tensor, lse: Tensor) -> None:
+    """Merge the attention over one batch's keys into the means and log-sum-exps so far."""
+    scores = keys.scores(queries, batch.keys(keys.k, queries.dtype), batch)
+    top = scores.amax(-1, keepdim=True).clamp_(min=_LOWEST)
+    weights = scores.sub_(top).exp2_()
+    total = weights.sum(-1, keepdim=True)
+    new_mean = torch.bmm(weights, batch.keys(keys.v, queries.dtype))
+    new_mean.div_(total.clamp(min=1e-30))
+    old_mean, old = batch.view(mean), batch.view(lse)
+    new = total.log2_().add_(top).view(old.shape)
+    merged = torch.logaddexp2(old, new)
+    floor = merged.clamp(min=_LOWEST)
+    old_mean.mul_((old - floor).exp2_()[..., None])
+    old_mean.addcmul_(new_mean.view(old_mean.shape), (new - floor).exp2_()[..., None])
+    old.copy_(merged)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some sequences and some groups of a tile."""
+
+    tile: Tile
+    first: int
+    sequences: int
+    group: int
+    groups: int
+
+    def view(self, x: Tensor) -> Tensor:
+        """Return the queries' rows of (X, T, ...) as a view (sequences, groups, m, ...)."""
+        return self._view(x, self.tile.queries)
+
+    def queries(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the queries' rows of (X, T, ...) as (N, m, ...)."""
+        return _packed(self.view(x), dtype)
+
+    def keys(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the keys' rows of (X, T, ...) as (N, n, ...)."""
+        pieces = [self._view(x, lattice) for lattice in _joined(self.tile.keys)]
+        return _packed(pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2), dtype)
+
+    def add_to_keys(self, target: Tensor, update: Tensor) -> None:
+        """Add (N, n, D) to the keys' rows of the target."""
+        first = 0
+        for lattice in self.tile.keys:
+            view = self._view(target, lattice)
+            view.add_(update[:, first : first + lattice.rows].view(view.shape))
+            first += lattice.rows
+
+    def hide(self, scores: Tensor) -> None:
+        """Set the scores (N, m, n) of keys that are not seen to -inf."""
+        for edge in self.tile.edges:
+            bias = edge.bias
+            if bias.dim() == 3:
+                bias = bias[self.group : self.group + self.groups].repeat(self.sequences, 1, 1)
+            scores[:, :, edge.first : edge.first + bias.shape[-1]].add_(bias)
+
+    def _view(self, x: Tensor, lattice: Lattice) -> Tensor:
+        sequence, position, *rest = x.stride()
+        start = lattice.start + self.group * lattice.group_step
+        return x.as_strided(
+            (self.sequences, self.groups, lattice.rows, *x.shape[2:]),
+            (sequence, lattice.group_step * position, lattice.row_step * position, *rest),
+            x.storage_offset() + self.first * sequence + start * position,
+        )
+
+
+def _packed(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return rows (sequences, groups, n, ...) as (N, n, ...).
+
+    They stay a view where a sequence's rows lie side by side: products read overlapping tiles as
+    they are, but rows far apart miss the cache.
+    """
+    if rows.dtype != dtype or rows.stride(2) != rows[0, 0, 0].numel():
+        rows = rows.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    return rows.flatten(0, 1)
+
+
+def _joined(lattices: tuple[Lattice, ...]) -> list[Lattice]:
+    """Return the lattices with those that continue each other as one."""
+    joined = [lattices[0]]
+    for lattice in lattices[1:]:
+        last = joined[-1]
+        if lattice.start == last.start + last.rows * last.row_step:
+            rows = last.rows + lattice.rows
+            joined[-1] = Lattice(last.start, last.groups, last.group_step, rows, last.row_step)
+        else:
+            joined.append(lattice)
+    return joined
+
+
+def batches_of(tile: Tile, sequences: int) -> int:
+    """Return in how many batches a tile of so many sequences is computed."""
+    together, groups = _batch_size(tile, sequences)
+    return -(-sequences // together) * -(-tile.queries.groups // groups)
+
+
+def _batch_size(tile: Tile, sequences: int) -> tuple[int, int]:
+    """Return how many sequences and groups of a tile fit the cache together."""
+    many = max(1, _BATCH_SCORES // (tile.queries.rows * tile.columns))
+    groups = min(many, tile.queries.groups)
+    return min(sequences, max(1, many // groups)), groups
+
+
+def _batches(part: Part, q: Tensor, *, causal: bool) -> Iterator[_Batch]:
+    """Return a part's tiles in batches that fit the cache."""
+    sequences, length = q.shape[:2]
+    for tile in tiles(part, length, causal=causal):
+        together, groups = _batch_size(tile, sequences)
+        for first in range(0, sequences, together):
+            for group in range(0, tile.queries.groups, groups):
+                many = min(groups, tile.queries.groups - group)
+                yield _Batch(tile, first, min(together, sequences - first), group, many)
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """The keys and values that a part's tiles point into."""
+
+    k: Tensor
+    v: Tensor
+    bias: Tensor | None
+    positions: Tensor | None
+
+    @classmethod
+    def of(cls, part: Part, k: Tensor, v: Tensor, bias: Tensor | None) -> "_Keys":
+        """Return the part's own keys: gathered where it says which, else all."""
+        positions = key_positions(part, k.shape[1])
+        if positions is None:
+            return cls(k, v, bias, None)
+        chosen = None if bias is None else bias[:, positions]
+        return cls(k[:, positions], v[:, positions], chosen, positions)
+
+    def scores(self, queries: Tensor, k: Tensor, batch: _Batch) -> Tensor:
+        """Return the scores (N, m, n) in base 2, -inf where a key is not seen."""
+        scores = torch.bmm(queries, k.transpose(1, 2))
+        batch.hide(scores)
+        if self.bias is not None:
+            scores.add_(batch.keys(self.bias, scores.dtype)[:, None, :])
+        return scores
+
+    def gradients(self, dk: Tensor, dv: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where this part's gradients of keys and values are added up."""
+        if self.positions is None:
+            return dk, dv
+        return torch.zeros_like(self.k, dtype=dk.dtype), torch.zeros_like(self.v, dtype=dv.dtype)
+
+    def scatter(self, gradients: tuple[Tensor, Tensor], dk: Tensor, dv: Tensor) -> None:
+        """Add what was collected apart to the gradients of all keys and values."""
+        if self.positions is not None:
+            dk.index_add_(1, self.positions, gradients[0])
+            dv.index_add_(1, self.positions, gradients[1])
+
+
+def _computing_type(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@contextmanager
+def _fast_products(dtype: torch.dtype) -> Iterator[None]:
+    """Let products of float32 numbers that came from bfloat16 use the bfloat16 units.
+
+    The setting belongs to the process: while it holds, products of float32 in other threads round
+    their factors as well.
+    """
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = settings.fp32_precision
+    if dtype != torch.bfloat16 or before == "bf16":
+        yield
+        return
+    settings.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before

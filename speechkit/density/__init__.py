@@ -1,0 +1,1 @@
+"""Density models of raw bytes of text, images and audio."""
