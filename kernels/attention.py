@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from speechkit.kernels import reference
-from speechkit.kernels.dispatch import Request, choose
+from speechkit.kernels.dispatch import choose, request_of, requested
 from speechkit.kernels.encoding import encode
 from speechkit.kernels.errors import KernelError
 from speechkit.kernels.operator import sparse_attention as _operator
@@ -83,7 +83,7 @@ def sparse_attention(
         Whether to return the log-sum-exp of each query's scores (B, H, T) as well, in float32
         (float64 for float64); it can be differentiated too.
     backend
-        "auto", "reference", "cpu" or "triton"; `use_backend` and the environment variable
+        "auto", "reference", "dense", "cpu" or "triton"; `use_backend` and the environment variable
         SPEECHKIT_ATTENTION_BACKEND set what "auto" means.
 
     Returns
@@ -103,15 +103,18 @@ def sparse_attention(
     pattern.check(length)
     key_lengths = _checked_lengths(key_lengths, q)
     scale = 1 / math.sqrt(q.shape[3]) if scale is None else float(scale)
-    code, _ = choose(backend, pattern, _request(q, v, causal, key_lengths is not None))
-    if code == "dense" and return_lse:
-        code = "cpu"  # the dense kernel cannot differentiate its log-sum-exp
-    if code == "reference":
+    backend = requested(backend)
+    if backend in ("auto", "dense") and return_lse and q.device.type == "cpu":
+        backend = "cpu"  # the dense kernel cannot differentiate its log-sum-exp
+    if backend == "reference":
         results = reference.attention(
             q, k, v, pattern, causal=causal, scale=scale, key_lengths=key_lengths
         )
     else:
-        results = _operator(q, k, v, key_lengths, encode(pattern), causal, scale, code)
+        text = encode(pattern)
+        results = _operator(
+            q, k, v, key_lengths, pattern=text, causal=causal, scale=scale, backend=backend
+        )
     return results if return_lse else results[0]
 
 
@@ -119,14 +122,9 @@ def explain(
     q: Tensor, pattern: Pattern, *, causal: bool = True, key_lengths: Tensor | None = None
 ) -> str:
     """Return which code ``backend="auto"`` would run for these queries, and why."""
-    code, reason = choose("auto", pattern, _request(q, q, causal, key_lengths is not None))
+    request = request_of(q, q, causal=causal, has_lengths=key_lengths is not None)
+    code, reason = choose("auto", pattern, request)
     return f"{code}: {reason}"
-
-
-def _request(q: Tensor, v: Tensor, causal: bool, has_lengths: bool) -> Request:
-    batch, heads, length, size = q.shape
-    size = max(size, v.shape[3])
-    return Request(batch, heads, length, size, q.dtype, q.device.type, causal, has_lengths)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -25,7 +25,9 @@ from speechkit.kernels.parts import Lattice, Part
 from speechkit.kernels.tiles import Tile, key_positions, tiles
 
 # scores of one batch of tiles: they and what is made of them stay in the caches of a core
-_BATCH_SCORES = 1 << 18
+_BATCH_SCORES = 1 << 19
+# numbers of q that are worked on at once, unless one sequence has more
+_SLAB_NUMBERS = 1 << 23
 # below any score that matters, and far enough from -inf that differences with it are numbers
 _LOWEST = -1e30
 _LOG2_E = math.log2(math.e)
@@ -48,15 +50,17 @@ def forward(
     type. A query without keys has output 0 and log-sum-exp -inf.
     """
     dtype = _computing_type(q.dtype)
-    output = torch.zeros_like(v, dtype=dtype)
+    output = torch.empty_like(v)
     lse = q.new_full(q.shape[:2], -torch.inf, dtype=dtype)
     with _fast_products(q.dtype):
-        for part in parts:
-            keys = _Keys.of(part, k, v, key_bias)
-            for batch in _batches(part, q, causal=causal):
-                queries = batch.queries(q, dtype) * (scale * _LOG2_E)
-                _attend(batch, queries, keys, output, lse)
-    return output.to(v.dtype), lse.div_(_LOG2_E)
+        for slab in _slabs(q):
+            with _collected(output[slab], dtype) as mean:
+                for part in parts:
+                    keys = _Keys.of(part, k[slab], v[slab], _of(key_bias, slab))
+                    for batch in _batches(part, q[slab], causal=causal):
+                        queries = batch.queries(q[slab], dtype) * (scale * _LOG2_E)
+                        _attend(batch, queries, keys, mean, lse[slab])
+    return output, lse.div_(_LOG2_E)
 
 
 def backward(
@@ -78,27 +82,49 @@ def backward(
     where it has one.
     """
     dtype = _computing_type(q.dtype)
-    dq, dk, dv = (torch.zeros_like(x, dtype=dtype) for x in (q, k, v))
+    results = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     # a query without keys has no weights: exp2(score - inf) = 0
     lse2 = (lse * _LOG2_E).masked_fill_(lse == -torch.inf, torch.inf)
     with _fast_products(q.dtype):
-        for part in parts:
-            keys = _Keys.of(part, k, v, key_bias)
-            into = keys.gradients(dk, dv)
-            for batch in _batches(part, q, causal=causal):
-                k_rows, v_rows = batch.keys(keys.k, dtype), batch.keys(keys.v, dtype)
-                queries = batch.queries(q, dtype) * (scale * _LOG2_E)
-                signal = batch.queries(gradient, dtype)
-                weights = keys.scores(queries, k_rows, batch)
-                weights.sub_(batch.queries(lse2, dtype)[..., None]).exp2_()
-                batch.add_to_keys(into[1], torch.bmm(weights.transpose(1, 2), signal))
-                slope = torch.bmm(signal, v_rows.transpose(1, 2))
-                slope.sub_(batch.queries(delta, dtype)[..., None]).mul_(weights)
-                batch.add_to_keys(into[0], torch.bmm(slope.transpose(1, 2), queries))
-                rows = batch.view(dq)
-                rows.add_(torch.bmm(slope, k_rows).view(rows.shape), alpha=scale)
-            keys.scatter(into, dk, dv)
-    return dq.to(q.dtype), dk.div_(_LOG2_E).to(k.dtype), dv.to(v.dtype)
+        for slab in _slabs(q):
+            rows = _QueryRows(q[slab], gradient[slab], lse2[slab], delta[slab], scale)
+            dq, dk, dv = (_collected(x[slab], dtype) for x in results)
+            with dq as dq_sum, dk as dk_sum, dv as dv_sum:
+                for part in parts:
+                    keys = _Keys.of(part, k[slab], v[slab], _of(key_bias, slab))
+                    sums = (dq_sum, *keys.sums(dk_sum, dv_sum))
+                    for batch in _batches(part, q[slab], causal=causal):
+                        _differentiate(batch, rows, keys, *sums)
+                    keys.scatter(sums[1:], dk_sum, dv_sum)
+    return results
+
+
+@dataclass(frozen=True)
+class _QueryRows:
+    """What the backward pass reads of the queries: (X, T, D) or (X, T)."""
+
+    q: Tensor
+    gradient: Tensor
+    lse: Tensor
+    delta: Tensor
+    scale: float
+
+
+def _differentiate(
+    batch: "_Batch", rows: _QueryRows, keys: "_Keys", dq: Tensor, dk: Tensor, dv: Tensor
+) -> None:
+    """Add the gradients over one batch's pairs."""
+    k, v = batch.keys(keys.k, dq.dtype), batch.keys(keys.v, dq.dtype)
+    queries = batch.queries(rows.q, dq.dtype) * rows.scale
+    signal = batch.queries(rows.gradient, dq.dtype)
+    weights = keys.scores(queries * _LOG2_E, k, batch)
+    weights.sub_(batch.queries(rows.lse, dq.dtype)[..., None]).exp2_()
+    batch.add_to_keys(dv, weights, signal)
+    slope = torch.bmm(signal, v.transpose(1, 2))
+    slope.sub_(batch.queries(rows.delta, dq.dtype)[..., None]).mul_(weights)
+    batch.add_to_keys(dk, slope, queries)
+    target = batch.view(dq)
+    target.add_(torch.bmm(slope, k).view(target.shape), alpha=rows.scale)
 
 
 def _attend(batch: "_Batch", queries: Tensor, keys: "_Keys", mean: Tensor, lse: Tensor) -> None:
@@ -141,12 +167,16 @@ class _Batch:
         pieces = [self._view(x, lattice) for lattice in _joined(self.tile.keys)]
         return _packed(pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2), dtype)
 
-    def add_to_keys(self, target: Tensor, update: Tensor) -> None:
-        """Add (N, n, D) to the keys' rows of the target."""
+    def add_to_keys(self, target: Tensor, weights: Tensor, rows: Tensor) -> None:
+        """Add weights (N, m, n) transposed, times rows (N, m, D), to the keys' rows of target."""
         first = 0
         for lattice in self.tile.keys:
             view = self._view(target, lattice)
-            view.add_(update[:, first : first + lattice.rows].view(view.shape))
+            some = weights[:, :, first : first + lattice.rows].transpose(1, 2)
+            if lattice.row_step == 1 and 1 in view.shape[:2]:
+                view.flatten(0, 1).baddbmm_(some, rows)
+            else:
+                view.add_(torch.bmm(some, rows).view(view.shape))
             first += lattice.rows
 
     def hide(self, scores: Tensor) -> None:
@@ -173,7 +203,7 @@ def _packed(rows: Tensor, dtype: torch.dtype) -> Tensor:
     They stay a view where a sequence's rows lie side by side: products read overlapping tiles as
     they are, but rows far apart miss the cache.
     """
-    if rows.dtype != dtype or rows.stride(2) != rows[0, 0, 0].numel():
+    if rows.dtype != dtype or rows.stride(2) != rows.shape[3:].numel():
         rows = rows.to(dtype, copy=True, memory_format=torch.contiguous_format)
     return rows.flatten(0, 1)
 
@@ -241,17 +271,36 @@ class _Keys:
             scores.add_(batch.keys(self.bias, scores.dtype)[:, None, :])
         return scores
 
-    def gradients(self, dk: Tensor, dv: Tensor) -> tuple[Tensor, Tensor]:
+    def sums(self, dk: Tensor, dv: Tensor) -> tuple[Tensor, Tensor]:
         """Return where this part's gradients of keys and values are added up."""
         if self.positions is None:
             return dk, dv
         return torch.zeros_like(self.k, dtype=dk.dtype), torch.zeros_like(self.v, dtype=dv.dtype)
 
-    def scatter(self, gradients: tuple[Tensor, Tensor], dk: Tensor, dv: Tensor) -> None:
+    def scatter(self, sums: tuple[Tensor, ...], dk: Tensor, dv: Tensor) -> None:
         """Add what was collected apart to the gradients of all keys and values."""
         if self.positions is not None:
-            dk.index_add_(1, self.positions, gradients[0])
-            dv.index_add_(1, self.positions, gradients[1])
+            dk.index_add_(1, self.positions, sums[0])
+            dv.index_add_(1, self.positions, sums[1])
+
+
+def _slabs(q: Tensor) -> list[slice]:
+    """Return the sequences in slices, so that what is added up for one stays in the cache."""
+    size = max(1, _SLAB_NUMBERS // max(1, q.shape[1] * q.shape[2]))
+    return [slice(first, first + size) for first in range(0, q.shape[0], size)]
+
+
+@contextmanager
+def _collected(result: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Give zeros of the computing type to add a result up in; the result itself where it can be."""
+    total = result.zero_() if result.dtype == dtype else torch.zeros_like(result, dtype=dtype)
+    yield total
+    if total is not result:
+        result.copy_(total)
+
+
+def _of(bias: Tensor | None, slab: slice) -> Tensor | None:
+    return None if bias is None else bias[slab]
 
 
 def _computing_type(dtype: torch.dtype) -> torch.dtype:

@@ -11,13 +11,14 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from speechkit.kernels.errors import KernelError
 from speechkit.kernels.parts import parts
 from speechkit.kernels.patterns import Pattern
 from speechkit.kernels.tiles import tiles
 
-BACKENDS = ("auto", "reference", "cpu", "triton")
+BACKENDS = ("auto", "reference", "dense", "cpu", "triton")
 VARIABLE = "SPEECHKIT_ATTENTION_BACKEND"
 COSTS = Path(__file__).with_name("cpu_costs.json")
 
@@ -41,6 +42,13 @@ class Request:
     has_lengths: bool
 
 
+def request_of(q: Tensor, v: Tensor, *, causal: bool, has_lengths: bool) -> Request:
+    """Return what the choice depends on, for q (B, H, T, D) and v (B, H, T, E)."""
+    batch, heads, length, size = q.shape
+    size = max(size, v.shape[3])
+    return Request(batch, heads, length, size, q.dtype, q.device.type, causal, has_lengths)
+
+
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Force a backend for the calls inside; an explicit ``backend=`` of a call still wins."""
@@ -52,8 +60,12 @@ def use_backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def requested(backend: str) -> str:
-    """Return the backend that is asked for: by the call, `use_backend`, or the environment."""
+    """Return the backend that is asked for: by the call, `use_backend`, or the environment.
+
+    Compiled code keeps the one that was asked for when it was compiled.
+    """
     _check_name(backend)
     if backend != "auto":
         return backend
@@ -73,8 +85,8 @@ def choose(backend: str, pattern: Pattern, request: Request) -> tuple[str, str]:
     name = requested(backend)
     if name == "reference":
         return name, "asked for"
-    if name == "cpu":
-        _require(request.device == "cpu", "cpu", f"the tensors are on {request.device}")
+    if name in ("cpu", "dense"):
+        _require(request.device == "cpu", name, f"the tensors are on {request.device}")
         return name, "asked for"
     if name == "triton":
         problem = _triton_problem(request)
@@ -105,7 +117,7 @@ def _predict(pattern: Pattern, request: Request, threads: int) -> tuple[float, f
     costs = _costs()["half" if request.dtype.itemsize == 2 else "full"]
     heads = request.batch * request.heads
     head = pattern.per_head(request.heads)[0]
-    scores, batches = work(head, request.length, request.causal, heads)
+    scores, batches = work(head, request.length, causal=request.causal, heads=heads)
     share = request.head_size / 64
     per_thread = 1 / min(threads, heads)
     sparse = (
@@ -120,7 +132,7 @@ def _predict(pattern: Pattern, request: Request, threads: int) -> tuple[float, f
 
 
 @lru_cache(maxsize=4096)
-def work(pattern: Pattern, length: int, causal: bool, heads: int) -> tuple[int, int]:
+def work(pattern: Pattern, length: int, *, causal: bool, heads: int) -> tuple[int, int]:
     """Return the scores of one head that the CPU path computes, and its batches for all heads."""
     from speechkit.kernels.cpu import batches_of
 

@@ -4,6 +4,8 @@ import ast
 from functools import lru_cache
 from typing import Any
 
+import torch
+
 from speechkit.kernels import patterns
 from speechkit.kernels.errors import KernelError
 from speechkit.kernels.patterns import Pattern
@@ -25,9 +27,14 @@ _CLASSES = {
 }
 
 
-@lru_cache(maxsize=1024)
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def encode(pattern: Pattern) -> str:
-    """Return a pattern as text."""
+    """Return a pattern as text; a constant in compiled code, so make patterns outside it."""
+    return _encode(pattern)
+
+
+@lru_cache(maxsize=1024)
+def _encode(pattern: Pattern) -> str:
     return repr(pattern)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from speechkit.kernels import cpu, dense
+from speechkit.kernels.dispatch import choose, request_of
 from speechkit.kernels.encoding import decode
 from speechkit.kernels.parts import parts
 from speechkit.kernels.patterns import Pattern
@@ -21,17 +22,19 @@ def sparse_attention(
     k: Tensor,
     v: Tensor,
     key_lengths: Tensor | None,
+    *,
     pattern: str,
     causal: bool,
     scale: float,
-    code: str,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """Return the output (B, H, T, E) and the log-sum-exp (B, H, T) by the code that is named."""
+    """Return the output (B, H, T, E) and the log-sum-exp (B, H, T) by what the backend chooses."""
     output = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:3], dtype=_statistics_type(q), device=q.device)
+    code = _code(backend, pattern, q, v, causal=causal, has_lengths=key_lengths is not None)
     for head, heads in _head_groups(pattern, q.shape[1]):
-        folded = [_folded(x, heads) for x in (q, k, v)]
-        results = _forward(folded, key_lengths, head, causal, scale, code)
+        folded = (_folded(q, heads), _folded(k, heads), _folded(v, heads))
+        results = _forward(folded, key_lengths, head, causal=causal, scale=scale, code=code)
         for whole, result in zip((output, lse), results, strict=True):
             whole[:, heads] = result.view(q.shape[0], -1, *result.shape[1:])
     return output, lse
@@ -43,10 +46,11 @@ def _(
     k: Tensor,
     v: Tensor,
     key_lengths: Tensor | None,
+    *,
     pattern: str,
     causal: bool,
     scale: float,
-    code: str,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
     output = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
     return output, torch.empty(q.shape[:3], dtype=_statistics_type(q), device=q.device)
@@ -62,19 +66,22 @@ def sparse_attention_backward(
     output: Tensor,
     lse: Tensor,
     key_lengths: Tensor | None,
+    *,
     pattern: str,
     causal: bool,
     scale: float,
-    code: str,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v."""
     results = _empty(q), _empty(k), _empty(v)
+    code = _code(backend, pattern, q, v, causal=causal, has_lengths=key_lengths is not None)
     # a query without keys has nothing to learn: its output and log-sum-exp are constants
     lse_gradient = lse_gradient.masked_fill(lse == -torch.inf, 0.0)
-    delta = (output.to(lse.dtype) * gradient.to(lse.dtype)).sum(-1).sub_(lse_gradient)
+    delta = torch.stack([_dots(*pair, lse.dtype) for pair in zip(output, gradient, strict=True)])
+    delta.sub_(lse_gradient)
     for head, heads in _head_groups(pattern, q.shape[1]):
         folded = [_folded(x, heads) for x in (gradient, q, k, v, output, lse, delta)]
-        some = _backward(folded, key_lengths, head, causal, scale, code)
+        some = _backward(folded, key_lengths, head, causal=causal, scale=scale, code=code)
         for whole, result in zip(results, some, strict=True):
             whole[:, heads] = result.view(q.shape[0], -1, *result.shape[1:])
     return results
@@ -90,31 +97,47 @@ def _(
     output: Tensor,
     lse: Tensor,
     key_lengths: Tensor | None,
+    *,
     pattern: str,
     causal: bool,
     scale: float,
-    code: str,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _empty(q), _empty(k), _empty(v)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, key_lengths, *ctx.options = inputs
+def _save(
+    ctx: Any,
+    inputs: tuple[Any, ...],
+    keyword_only_inputs: dict[str, Any],
+    output: tuple[Tensor, Tensor],
+) -> None:
+    q, k, v, key_lengths = inputs
     ctx.save_for_backward(q, k, v, *output, key_lengths)
+    ctx.options = keyword_only_inputs
 
 
 def _differentiate(ctx: Any, gradient: Tensor, lse_gradient: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = sparse_attention_backward(gradient, lse_gradient, *ctx.saved_tensors, *ctx.options)
-    return (*gradients, None, None, None, None, None)
+    saved = ctx.saved_tensors
+    gradients = sparse_attention_backward(gradient, lse_gradient, *saved, **ctx.options)
+    return (*gradients, None)
 
 
 sparse_attention.register_autograd(_differentiate, setup_context=_save)
 
 
+def _code(
+    backend: str, pattern: str, q: Tensor, v: Tensor, *, causal: bool, has_lengths: bool
+) -> str:
+    request = request_of(q, v, causal=causal, has_lengths=has_lengths)
+    return choose(backend, decode(pattern), request)[0]
+
+
 def _forward(
-    inputs: list[Tensor],
+    inputs: tuple[Tensor, Tensor, Tensor],
     key_lengths: Tensor | None,
     pattern: Pattern,
+    *,
     causal: bool,
     scale: float,
     code: str,
@@ -125,17 +148,19 @@ def _forward(
         bias = _key_bias(key_lengths, q)
         return cpu.forward(q, k, v, parts(pattern), causal=causal, scale=scale, key_bias=bias)
     size = max(q.shape[-1], v.shape[-1])
-    wide = [_widened(x, size) for x in inputs]
+    q, k, wide_v = (_widened(x, size) for x in inputs)
     if code == "triton":
         from speechkit.kernels import triton_backend
 
         lengths = _each(key_lengths, q)
         output, lse = triton_backend.forward(
-            *wide, parts(pattern), causal=causal, scale=scale, key_lengths=lengths
+            q, k, wide_v, parts(pattern), causal=causal, scale=scale, key_lengths=lengths
         )
     else:
         bias = _key_bias(key_lengths, q)
-        output, lse = dense.forward(*wide, pattern, causal=causal, scale=scale, key_bias=bias)
+        output, lse = dense.forward(
+            q, k, wide_v, pattern, causal=causal, scale=scale, key_bias=bias
+        )
     return output[..., : v.shape[-1]], lse
 
 
@@ -143,31 +168,33 @@ def _backward(
     inputs: list[Tensor],
     key_lengths: Tensor | None,
     pattern: Pattern,
+    *,
     causal: bool,
     scale: float,
     code: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k, v, given the folded gradient, q, k, v, output, lse, delta."""
     gradient, q, k, v, output, lse, delta = inputs
+    sizes = q.shape[-1], v.shape[-1]
+    options: dict[str, Any] = {"causal": causal, "scale": scale}
     if code == "cpu":
         bias = _key_bias(key_lengths, q)
-        saved = (gradient, q, k, v, lse, delta, parts(pattern))
-        return cpu.backward(*saved, causal=causal, scale=scale, key_bias=bias)
-    size = max(q.shape[-1], v.shape[-1])
-    wide = [_widened(x, size) for x in (gradient, q, k, v)]
+        return cpu.backward(gradient, q, k, v, lse, delta, parts(pattern), key_bias=bias, **options)
+    gradient, q, k, v = (_widened(x, max(sizes)) for x in (gradient, q, k, v))
     if code == "triton":
         from speechkit.kernels import triton_backend
 
         lengths = _each(key_lengths, q)
-        saved = (*wide, lse, delta, parts(pattern))
         dq, dk, dv = triton_backend.backward(
-            *saved, causal=causal, scale=scale, key_lengths=lengths
+            gradient, q, k, v, lse, delta, parts(pattern), key_lengths=lengths, **options
         )
     else:
         bias = _key_bias(key_lengths, q)
-        saved = (*wide, _widened(output, size), lse, pattern)
-        dq, dk, dv = dense.backward(*saved, causal=causal, scale=scale, key_bias=bias)
-    return dq[..., : q.shape[-1]], dk[..., : k.shape[-1]], dv[..., : v.shape[-1]]
+        output = _widened(output, max(sizes))
+        dq, dk, dv = dense.backward(
+            gradient, q, k, v, output, lse, pattern, key_bias=bias, **options
+        )
+    return dq[..., : sizes[0]], dk[..., : sizes[0]], dv[..., : sizes[1]]
 
 
 @lru_cache(maxsize=1024)
@@ -187,6 +214,12 @@ def _empty(x: Tensor) -> Tensor:
 def _folded(x: Tensor, heads: slice | list[int]) -> Tensor:
     """Return some heads of (B, H, T, ...) as (X, T, ...), contiguous."""
     return x[:, heads].contiguous().flatten(0, 1)
+
+
+def _dots(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the products of the rows of (H, T, E), by heads: no temporary of the whole size."""
+    pairs = zip(a, b, strict=True)
+    return torch.stack([(x.to(dtype) * y.to(dtype)).sum(-1) for x, y in pairs])
 
 
 def _widened(x: Tensor, size: int) -> Tensor:

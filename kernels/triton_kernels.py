@@ -4,7 +4,7 @@
 
 One family serves every kind of part (`KIND`): a program owns one tile of queries (or keys) and
 walks over the tiles of keys (or queries) that it sees. Tiles whose pairs all count skip the mask.
-No atomics: each result is written by one program, so two runs are bit-identical.
+No atomics: each result is written by one program, and two runs are bit-identical.
 
 Queries and keys are counted in rows of a group; row n of group g is position
 g * group_step + n * row_step:

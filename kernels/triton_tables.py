@@ -102,7 +102,7 @@ def _strip(part: Part, row: int, reach: int, causal: bool, device: torch.device)
 
 def _distinct(words: Tensor) -> tuple[Tensor, Tensor]:
     """Return the distinct masks (U, 64), and which of them each is."""
-    found: tuple[Tensor, Tensor] = torch.unique(words, dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
+    found: tuple[Tensor, Tensor] = torch.unique(words, dim=0, return_inverse=True)
     return found
 
 

@@ -40,7 +40,8 @@ def tile_size(architecture: str, kernel: str, head_size: int, arithmetic: str) -
     known = ("sm_80", "sm_90", "sm_100", "gfx942")
     fallback = "gfx942" if architecture.startswith("gfx") else "sm_80"
     family = architecture if architecture in known else fallback
-    return _TILES[family, arithmetic, 64 if head_size <= 64 else 128][_KERNELS.index(kernel)]
+    tiles = _TILES[family, arithmetic, 64 if head_size <= 64 else 128]
+    return TileSize(*tiles[_KERNELS.index(kernel)])
 
 
 def arithmetic_of(dtype_bytes: int, precision: str) -> str:
@@ -57,110 +58,30 @@ def _power_of_two(number: int) -> int:
 
 _KERNELS = ("forward", "query_gradients", "key_gradients")
 
-# (architecture, arithmetic, padded head size) -> a tile for each kernel
+# (architecture, arithmetic, padded head size) -> queries, keys, warps, stages for each kernel
 _TILES = {
-    ("sm_80", "half", 64): (
-        TileSize(128, 64, 8, 3),
-        TileSize(64, 32, 4, 3),
-        TileSize(64, 32, 4, 2),
-    ),
-    ("sm_80", "half", 128): (
-        TileSize(128, 64, 8, 2),
-        TileSize(64, 64, 8, 2),
-        TileSize(64, 64, 8, 2),
-    ),
-    ("sm_80", "ieee", 64): (TileSize(64, 32, 8, 2), TileSize(64, 32, 8, 2), TileSize(32, 64, 8, 2)),
-    ("sm_80", "ieee", 128): (
-        TileSize(32, 32, 8, 1),
-        TileSize(32, 16, 4, 2),
-        TileSize(32, 32, 8, 2),
-    ),
-    ("sm_80", "tf32", 64): (TileSize(64, 32, 8, 2), TileSize(64, 32, 8, 2), TileSize(32, 64, 8, 2)),
-    ("sm_80", "tf32", 128): (
-        TileSize(64, 32, 8, 2),
-        TileSize(32, 16, 4, 2),
-        TileSize(32, 32, 8, 2),
-    ),
-    ("sm_90", "half", 64): (
-        TileSize(128, 64, 8, 3),
-        TileSize(128, 64, 8, 3),
-        TileSize(64, 128, 8, 3),
-    ),
-    ("sm_90", "half", 128): (
-        TileSize(128, 64, 8, 3),
-        TileSize(128, 64, 8, 2),
-        TileSize(64, 64, 8, 2),
-    ),
-    ("sm_90", "ieee", 64): (TileSize(64, 32, 8, 2), TileSize(64, 32, 8, 2), TileSize(32, 64, 8, 2)),
-    ("sm_90", "ieee", 128): (
-        TileSize(32, 32, 8, 1),
-        TileSize(32, 16, 4, 2),
-        TileSize(32, 32, 8, 2),
-    ),
-    ("sm_90", "tf32", 64): (TileSize(64, 32, 8, 2), TileSize(64, 32, 8, 2), TileSize(32, 64, 8, 2)),
-    ("sm_90", "tf32", 128): (
-        TileSize(64, 32, 8, 2),
-        TileSize(32, 16, 4, 2),
-        TileSize(32, 32, 8, 2),
-    ),
-    ("sm_100", "half", 64): (
-        TileSize(128, 64, 8, 3),
-        TileSize(128, 64, 8, 3),
-        TileSize(64, 128, 8, 3),
-    ),
-    ("sm_100", "half", 128): (
-        TileSize(128, 64, 8, 3),
-        TileSize(128, 64, 8, 2),
-        TileSize(64, 128, 8, 2),
-    ),
-    ("sm_100", "ieee", 64): (
-        TileSize(64, 32, 8, 2),
-        TileSize(64, 32, 8, 2),
-        TileSize(32, 64, 8, 2),
-    ),
-    ("sm_100", "ieee", 128): (
-        TileSize(32, 32, 8, 1),
-        TileSize(32, 16, 4, 2),
-        TileSize(32, 32, 8, 2),
-    ),
-    ("sm_100", "tf32", 64): (
-        TileSize(64, 32, 8, 2),
-        TileSize(64, 32, 8, 2),
-        TileSize(32, 64, 8, 2),
-    ),
-    ("sm_100", "tf32", 128): (
-        TileSize(64, 32, 8, 2),
-        TileSize(32, 16, 4, 2),
-        TileSize(32, 32, 8, 2),
-    ),
-    ("gfx942", "half", 64): (
-        TileSize(64, 64, 4, 1),
-        TileSize(64, 64, 4, 1),
-        TileSize(64, 64, 4, 1),
-    ),
-    ("gfx942", "half", 128): (
-        TileSize(64, 64, 4, 1),
-        TileSize(64, 64, 4, 1),
-        TileSize(64, 64, 4, 1),
-    ),
-    ("gfx942", "ieee", 64): (
-        TileSize(64, 32, 4, 1),
-        TileSize(32, 32, 4, 1),
-        TileSize(32, 32, 4, 1),
-    ),
-    ("gfx942", "ieee", 128): (
-        TileSize(32, 32, 4, 1),
-        TileSize(32, 16, 4, 1),
-        TileSize(16, 32, 4, 1),
-    ),
-    ("gfx942", "tf32", 64): (
-        TileSize(64, 32, 4, 1),
-        TileSize(32, 32, 4, 1),
-        TileSize(32, 32, 4, 1),
-    ),
-    ("gfx942", "tf32", 128): (
-        TileSize(32, 32, 4, 1),
-        TileSize(32, 16, 4, 1),
-        TileSize(16, 32, 4, 1),
-    ),
+    ("sm_80", "half", 64): ((128, 64, 8, 3), (64, 32, 4, 3), (64, 32, 4, 2)),
+    ("sm_80", "half", 128): ((128, 64, 8, 2), (64, 64, 8, 2), (64, 64, 8, 2)),
+    ("sm_80", "ieee", 64): ((64, 32, 8, 2), (64, 32, 8, 2), (32, 16, 4, 2)),
+    ("sm_80", "ieee", 128): ((32, 32, 8, 1), (32, 16, 4, 2), (16, 16, 4, 2)),
+    ("sm_80", "tf32", 64): ((64, 32, 8, 2), (64, 32, 8, 2), (32, 64, 8, 2)),
+    ("sm_80", "tf32", 128): ((64, 32, 4, 2), (32, 16, 4, 2), (32, 32, 8, 2)),
+    ("sm_90", "half", 64): ((128, 64, 8, 3), (128, 64, 8, 3), (64, 128, 8, 3)),
+    ("sm_90", "half", 128): ((128, 64, 8, 3), (128, 64, 8, 2), (64, 64, 8, 2)),
+    ("sm_90", "ieee", 64): ((64, 32, 8, 2), (64, 32, 8, 2), (32, 16, 4, 2)),
+    ("sm_90", "ieee", 128): ((32, 32, 8, 1), (32, 16, 4, 2), (16, 16, 4, 2)),
+    ("sm_90", "tf32", 64): ((64, 32, 8, 2), (64, 32, 8, 2), (32, 64, 8, 2)),
+    ("sm_90", "tf32", 128): ((64, 32, 8, 2), (32, 16, 4, 2), (32, 32, 8, 2)),
+    ("sm_100", "half", 64): ((128, 64, 8, 2), (128, 64, 8, 3), (64, 128, 8, 3)),
+    ("sm_100", "half", 128): ((128, 64, 8, 3), (128, 64, 8, 2), (64, 128, 8, 2)),
+    ("sm_100", "ieee", 64): ((64, 32, 8, 2), (64, 32, 8, 2), (32, 16, 4, 2)),
+    ("sm_100", "ieee", 128): ((32, 32, 8, 1), (32, 16, 4, 2), (16, 16, 4, 2)),
+    ("sm_100", "tf32", 64): ((64, 32, 8, 2), (64, 32, 8, 2), (32, 64, 4, 2)),
+    ("sm_100", "tf32", 128): ((64, 32, 8, 2), (32, 16, 4, 2), (32, 32, 4, 2)),
+    ("gfx942", "half", 64): ((64, 64, 4, 1), (64, 64, 4, 1), (64, 64, 4, 1)),
+    ("gfx942", "half", 128): ((64, 64, 4, 1), (64, 64, 4, 1), (64, 64, 4, 1)),
+    ("gfx942", "ieee", 64): ((64, 32, 4, 1), (32, 32, 4, 1), (32, 32, 4, 1)),
+    ("gfx942", "ieee", 128): ((32, 32, 4, 1), (32, 16, 4, 1), (16, 32, 4, 1)),
+    ("gfx942", "tf32", 64): ((64, 32, 4, 1), (32, 32, 4, 1), (32, 32, 4, 1)),
+    ("gfx942", "tf32", 128): ((32, 32, 4, 1), (32, 16, 4, 1), (16, 32, 4, 1)),
 }

@@ -15,6 +15,7 @@ from itertools import takewhile
 
 from speechkit import __version__
 from speechkit.errors import RequestError, SpeechkitError
+from speechkit.kernels.errors import KernelError
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,27 @@ GROUPS = {
             "export": Verb("speechkit.kws.export:export", "write a spotter for a device"),
         },
     ),
+    "al": Group(
+        "active learning",
+        {
+            "select": Verb(
+                "speechkit.active_learning.select:select", "pick clips to label", ("scores",)
+            ),
+            "compare": Verb(
+                "speechkit.active_learning.compare:compare", "compare strategies", ("runs",)
+            ),
+            "export": Verb(
+                "speechkit.active_learning.exchange:export",
+                "hand selected clips to annotators",
+                ("selection",),
+            ),
+            "import": Verb(
+                "speechkit.active_learning.exchange:import_labels",
+                "take their labels back",
+                ("file",),
+            ),
+        },
+    ),
 }
 
 _INTERRUPTED = 130
@@ -106,7 +128,7 @@ def _guarded(job: Callable[[], int]) -> int:
         if isinstance(stop.__context__, KeyboardInterrupt):
             return _interrupted()
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except (SpeechkitError, OSError) as error:
+    except (SpeechkitError, KernelError, OSError) as error:
         if os.environ.get("SPEECHKIT_DEBUG", "0") != "0":
             raise
         print(f"speechkit: error: {' '.join(str(error).split())}", file=sys.stderr)

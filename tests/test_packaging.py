@@ -17,7 +17,7 @@ SETUPTOOLS = PROJECT["tool"]["setuptools"]
 NOT_INSTALLED = {"tests", "recipes", "build", "dist", "out"}
 
 # import names that are not those of their distributions
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "espeakng_loader": "espeakng-loader"}
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "espeakng_loader": "espeakng-loader"}
 
 
 def folder_of(package):
