@@ -299,7 +299,7 @@ def _occupancies(
     first = 0
     for job in _jobs(posteriors, hypotheses, clips, blank):
         part = slice(first, first + len(job.labels))
-        totals[part] = forward_backward(posteriors, job, blank, occupied[part])
+        totals[part] = forward_backward(posteriors, job, blank=blank, occupied=occupied[part])
         if lengths is not None:
             occupied[part][_padding(posteriors, lengths)[job.clips]] = 0.0
         first = part.stop

@@ -83,7 +83,9 @@ def beam_search(
     if scorer is None:
         found = _search(frames, config)
     else:
-        found = [search_with(scorer, frames, clip, config) for clip in range(len(posteriors))]
+        found = [
+            search_with(scorer, frames, clip=clip, config=config) for clip in range(len(posteriors))
+        ]
     return _exact(posteriors, found, by_score=scorer is not None, blank=blank)
 
 

@@ -102,7 +102,7 @@ def forward(posteriors: Tensor, job: Job, blank: int) -> Tensor:
     return _totals(lattice.mass, job)
 
 
-def forward_backward(posteriors: Tensor, job: Job, blank: int, occupied: Tensor) -> Tensor:
+def forward_backward(posteriors: Tensor, job: Job, *, blank: int, occupied: Tensor) -> Tensor:
     """Return log-likelihoods (K,); add the occupancies to ``occupied`` (K, T, V).
 
     The backward pass is the forward pass of time and labels reversed. Labels are padded at their

@@ -140,7 +140,7 @@ class _Node(Generic[State]):
 
 
 def search_with(
-    scorer: Scorer[State], frames: Frames, clip: int, config: BeamConfig
+    scorer: Scorer[State], frames: Frames, *, clip: int, config: BeamConfig
 ) -> list[tuple[Tokens, float]]:
     """Return what the beam of one clip ends with, and the scores with the scorer's part."""
     root = _Node(None, NO_TOKEN, 0.0, scorer.start())
