@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from speechkit.kernels.attention import explain, sparse_attention
+    from speechkit.kernels.decoding import DecodingCache
     from speechkit.kernels.dispatch import use_backend
     from speechkit.kernels.errors import KernelError
     from speechkit.kernels.patterns import (
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
         PerHead,
         Strided,
     )
+    from speechkit.kernels.portable import exportable
 
 __all__ = [
     "Blocks",
     "Columns",
+    "DecodingCache",
     "Dense",
     "Dilated",
     "Fixed",
@@ -39,13 +42,16 @@ __all__ = [
     "PerHead",
     "Strided",
     "explain",
+    "exportable",
     "sparse_attention",
     "use_backend",
 ]
 
 _HOMES = {
+    "DecodingCache": "decoding",
     "KernelError": "errors",
     "explain": "attention",
+    "exportable": "portable",
     "sparse_attention": "attention",
     "use_backend": "dispatch",
 }

@@ -95,7 +95,8 @@ def measure(case: Case) -> Usage:
     except ImportError as error:
         raise KernelError(f"Triton cannot be imported ({error}): install triton") from error
     kernel = getattr(triton_kernels, case.kernel)
-    tile = tile_size(case.device, case.kernel, case.head_size, _arithmetic(case))
+    width, arithmetic = case.head_size, _arithmetic(case)
+    tile = tile_size(case.device, case.kernel, head_size=width, arithmetic=arithmetic)
     tile = tile.within(1 << 30, 1 << 30, 64 if case.kind == "table" else None)
     fixed = _constants(case, tile.queries, tile.keys)
     types = {name: _type(name, case) for name in kernel.arg_names if name not in fixed}

@@ -6,7 +6,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from speechkit.kernels import reference
+from speechkit.kernels import portable, reference
 from speechkit.kernels.dispatch import choose, request_of, requested
 from speechkit.kernels.encoding import encode
 from speechkit.kernels.errors import KernelError
@@ -106,7 +106,11 @@ def sparse_attention(
     backend = requested(backend)
     if backend in ("auto", "dense") and return_lse and q.device.type == "cpu":
         backend = "cpu"  # the dense kernel cannot differentiate its log-sum-exp
-    if backend == "reference":
+    if portable.is_exporting():
+        results = portable.attention(
+            q, k, v, pattern, causal=causal, scale=scale, key_lengths=key_lengths
+        )
+    elif backend == "reference":
         results = reference.attention(
             q, k, v, pattern, causal=causal, scale=scale, key_lengths=key_lengths
         )

@@ -53,7 +53,8 @@ class Case:
     @property
     def pairs(self) -> int:
         """The attended pairs of the whole batch."""
-        return self.batch * self.pattern.count(self.length, causal=self.causal, heads=self.heads)
+        each = self.pattern.per_head(self.heads)
+        return self.batch * sum(head.count(self.length, causal=self.causal) for head in each)
 
     @property
     def dense_pairs(self) -> int:
@@ -100,7 +101,7 @@ def correct(case: Case) -> conformance.Row:
     """Return the conformance of the code that is to be measured, at a length that is quick."""
     return conformance.run(
         conformance.Case(
-            code="cpu" if case.device == "cpu" else "triton",
+            backend="cpu" if case.device == "cpu" else "triton",
             device=case.device,
             pattern=case.pattern,
             dtype=case.dtype,
@@ -164,7 +165,7 @@ def flex_attention(case: Case) -> Attend:
     compiled = torch.compile(flex.flex_attention)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return compiled(q, k, v, block_mask=blocks)  # type: ignore[return-value]
+        return compiled(q, k, v, block_mask=blocks)
 
     return attend
 

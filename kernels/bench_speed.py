@@ -5,10 +5,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from speechkit.kernels.bench import Case, dense, exponent, peak_bytes, seconds, sparse
-from speechkit.kernels.dispatch import Request, choose
-from speechkit.kernels.encoding import encode
-from speechkit.kernels.operator import sparse_attention
+from speechkit.kernels.attention import explain
+from speechkit.kernels.bench import Case, dense, exponent, inputs, peak_bytes, seconds, sparse
 from speechkit.kernels.patterns import Fixed, Local, Merged, Pattern, Strided
 
 _FIRST = Merged(Local(128), Strided(128))
@@ -104,18 +102,10 @@ def choices(repeats: int, lengths: tuple[int, ...] = _SHORT + _LONG) -> Iterator
 
 def choice(case: Case, repeats: int) -> Choice:
     """Measure both paths and what `auto` makes of it."""
-    sizes = (case.batch, case.heads, case.length, case.head_size)
-    request = Request(*sizes, case.dtype, case.device, case.causal, False)
-    code, _ = choose("auto", case.pattern, request)
-    times = {name: seconds(case, sparse(case, name), repeats=repeats) for name in ("auto", "cpu")}
-    return Choice(case, code, times["auto"], times["cpu"], dense_seconds(case, repeats))
-
-
-def dense_seconds(case: Case, repeats: int) -> float:
-    """Return the time of the dense path, as the operator runs it."""
-    scale = case.head_size**-0.5
-    rest = (None, encode(case.pattern), case.causal, scale, "dense")
-    return seconds(case, lambda *qkv: sparse_attention(*qkv, *rest)[0], repeats=repeats)
+    *leaves, _ = inputs(case)
+    code = explain(leaves[0], case.pattern, causal=case.causal).partition(":")[0]
+    each = (seconds(case, sparse(case, name), repeats=repeats) for name in ("auto", "cpu", "dense"))
+    return Choice(case, code, *each)
 
 
 def _of_the_choice(repeats: int) -> Iterator[Promise]:

@@ -1,4 +1,4 @@
-"""The conformance suite: every code path against float64, on the machine at hand.
+"""The conformance suite: every backend against float64, on the machine at hand.
 
 The tolerance is FlashAttention's rule: an error may be twice that of plain attention in the same
 precision (three times for gradients), which asks of a kernel no more than arithmetic allows, and
@@ -34,6 +34,7 @@ from speechkit.kernels.patterns import (
 )
 
 QUANTITIES = ("output", "lse", "dq", "dk", "dv")
+_INTERPRET = "TRITON_INTERPRET"
 _LAYOUT = ((1, 0, 1), (0, 0, 0), (1, 1, 0))
 PATTERNS: tuple[Pattern, ...] = (
     Dense(),
@@ -67,7 +68,7 @@ Outcome = dict[str, Tensor]
 class Case:
     """One request; the sequences of its batch have T, about T / 2 and 0 keys if `ragged`."""
 
-    code: str
+    backend: str
     device: str
     pattern: Pattern
     dtype: torch.dtype
@@ -92,19 +93,19 @@ class Row:
         return all(self.errors[name] <= self.limits[name] for name in self.errors)
 
 
-def cases(code: str, device: str, *, quick: bool = False) -> Iterator[Case]:
-    """Return the suite of a code path: ``dense``, ``cpu`` or ``triton``.
+def cases(backend: str, device: str, *, quick: bool = False) -> Iterator[Case]:
+    """Return the suite of a backend: ``dense``, ``cpu`` or ``triton``.
 
     Triton on the CPU means its interpreter, which is slow, and wrong in bfloat16: there only a few
     short requests in the types that it gets right.
     """
-    few = quick or (code == "triton" and device == "cpu")
-    for dtype in _dtypes(code, device):
+    few = quick or (backend == "triton" and device == "cpu")
+    for dtype in _dtypes(backend, device):
         for pattern in _QUICK_PATTERNS if few else PATTERNS:
             for length in _QUICK_LENGTHS if few else _LENGTHS:
                 for causal in (True, False):
                     yield Case(
-                        backend=code,
+                        backend=backend,
                         device=device,
                         pattern=pattern,
                         dtype=dtype,
@@ -114,8 +115,8 @@ def cases(code: str, device: str, *, quick: bool = False) -> Iterator[Case]:
                     )
 
 
-def _dtypes(code: str, device: str) -> tuple[torch.dtype, ...]:
-    if code != "triton":
+def _dtypes(backend: str, device: str) -> tuple[torch.dtype, ...]:
+    if backend != "triton":
         return torch.float64, torch.float32, torch.bfloat16, torch.float16
     if device == "cpu":
         return torch.float32, torch.float16
@@ -123,11 +124,11 @@ def _dtypes(code: str, device: str) -> tuple[torch.dtype, ...]:
 
 
 def run(case: Case) -> Row:
-    """Compute a case by its code path, by plain attention in its precision, and in float64."""
-    names = [name for name in QUANTITIES if name != "lse" or case.code != "dense"]
+    """Compute a case by its backend, by plain attention in its precision, and in float64."""
+    names = [name for name in QUANTITIES if name != "lse" or case.backend != "dense"]
     expected = _expected(case, torch.float64)
     plain = _expected(case, case.dtype)
-    found = _outcome(case, *_inputs(case), _by_code(case))
+    found = _outcome(case, _inputs(case), _by_backend(case))
     floor = _FLOORS[case.dtype]
     return Row(
         case=case,
@@ -142,16 +143,19 @@ def run(case: Case) -> Row:
 def run_interpreted(chosen: list[Case]) -> list[Row]:
     """Run cases of Triton on the CPU, in a process of its own where the interpreter is on.
 
-    The variable that turns it on must be set before Triton is imported.
+    The variable that turns it on must be set before anything imports Triton, so the process
+    inherits it.
     """
     fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=fresh, initializer=_interpret) as pool:
-        return list(pool.map(run, chosen))
-
-
-def _interpret() -> None:
-    os.environ["TRITON_INTERPRET"] = "1"
-    torch.set_num_threads(1)
+    before = os.environ.get(_INTERPRET)
+    os.environ[_INTERPRET] = "1"
+    try:
+        with ProcessPoolExecutor(1, fresh, torch.set_num_threads, (1,)) as pool:
+            return list(pool.map(run, chosen))
+    finally:
+        del os.environ[_INTERPRET]
+        if before is not None:
+            os.environ[_INTERPRET] = before
 
 
 def plain_attention(
@@ -190,33 +194,39 @@ def _expected(case: Case, dtype: torch.dtype) -> Outcome:
             key_lengths=_key_lengths(case),
         )
 
-    return _outcome(case, *(x.to(dtype) for x in _inputs(case)), attend)
+    return _outcome(case, [x.to(dtype) for x in _inputs(case)], attend)
 
 
-def _by_code(case: Case) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+def _by_backend(case: Case) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
     def attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        options = (encode(case.pattern), case.causal, _scale(case), case.code)
-        return operator.sparse_attention(q, k, v, _key_lengths(case), *options)
+        return operator.sparse_attention(
+            q,
+            k,
+            v,
+            _key_lengths(case),
+            pattern=encode(case.pattern),
+            causal=case.causal,
+            scale=_scale(case),
+            backend=case.backend,
+        )
 
     return attend
 
 
 def _outcome(
     case: Case,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gradient: Tensor,
+    given: list[Tensor],
     attend: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
 ) -> Outcome:
     """Return output, log-sum-exp and the gradients of a loss of both.
 
     The dense kernel's log-sum-exp has no gradient: there the loss is of the output alone.
     """
-    leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+    *leaves, gradient = given
+    leaves = [x.detach().requires_grad_() for x in leaves]
     output, lse = attend(*leaves)
     loss = (output * gradient).sum(dtype=torch.float64)
-    if case.code != "dense":
+    if case.backend != "dense":
         weight = torch.linspace(-1, 1, lse.shape[-1], dtype=lse.dtype, device=lse.device)
         loss = loss + (lse.masked_fill(lse == -torch.inf, 0.0) * weight).sum(dtype=torch.float64)
     found = (output, lse, *torch.autograd.grad(loss, leaves))

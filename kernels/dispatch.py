@@ -131,6 +131,12 @@ def _predict(pattern: Pattern, request: Request, threads: int) -> tuple[float, f
     return sparse, costs["dense_call_s"] + pairs * rate * share * per_thread
 
 
+def forget_costs() -> None:
+    """Read the table of costs again, after it was written anew."""
+    _costs.cache_clear()
+    _predict.cache_clear()
+
+
 @lru_cache(maxsize=4096)
 def work(pattern: Pattern, length: int, *, causal: bool, heads: int) -> tuple[int, int]:
     """Return the scores of one head that the CPU path computes, and its batches for all heads."""

@@ -36,7 +36,7 @@ def sparse_attention(
         folded = (_folded(q, heads), _folded(k, heads), _folded(v, heads))
         results = _forward(folded, key_lengths, head, causal=causal, scale=scale, code=code)
         for whole, result in zip((output, lse), results, strict=True):
-            whole[:, heads] = result.view(q.shape[0], -1, *result.shape[1:])
+            whole[:, heads] = result.unflatten(0, (q.shape[0], len(result) // q.shape[0]))
     return output, lse
 
 
@@ -83,7 +83,7 @@ def sparse_attention_backward(
         folded = [_folded(x, heads) for x in (gradient, q, k, v, output, lse, delta)]
         some = _backward(folded, key_lengths, head, causal=causal, scale=scale, code=code)
         for whole, result in zip(results, some, strict=True):
-            whole[:, heads] = result.view(q.shape[0], -1, *result.shape[1:])
+            whole[:, heads] = result.unflatten(0, (q.shape[0], len(result) // q.shape[0]))
     return results
 
 

@@ -84,6 +84,20 @@ class Band:
             )
         return tuple(lattice for lattice in both if lattice.groups and lattice.rows)
 
+    def count(self, length: int, *, causal: bool) -> int | None:
+        """Return how many pairs the part has, None where only its masks can tell."""
+        if self.columns or self.minus:
+            return None
+        pairs = 0
+        for lattice in self.lattices(length):
+            # row r of a group has one key at each distance up to r
+            near, far = (min(n, lattice.rows) for n in (self.least, self.most + 1))
+            upto = [n * lattice.rows - n * (n - 1) // 2 for n in (near, far)]
+            below = upto[1] - upto[0]
+            ahead = 0 if causal else below - (0 if self.least else lattice.rows)
+            pairs += lattice.groups * (below + ahead)
+        return pairs
+
     def visible(self, row: Tensor, key: Tensor, *, causal: bool) -> Tensor:
         """Return whether group row `row` sees group row `key`, by range and columns alone."""
         gap = row - key
@@ -98,15 +112,26 @@ class Band:
 
 @dataclass(frozen=True)
 class Summaries:
-    """Keys first .. first + count - 1 of every block of `stride` but the query's own.
+    """Keys first .. first + keys - 1 of every block of `stride` but the query's own.
 
     Causal: of the earlier blocks only.
     """
 
     stride: int
     first: int
-    count: int
+    keys: int
     minus: tuple[Pattern, ...] = ()
+
+    def count(self, length: int, *, causal: bool) -> int | None:
+        """Return how many pairs the part has, None where only its masks can tell."""
+        if self.minus:
+            return None
+        full, rest = divmod(length, self.stride)
+        partial = min(max(rest - self.first, 0), self.keys)
+        if causal:
+            return self.stride * self.keys * full * (full - 1) // 2 + rest * full * self.keys
+        total = full * self.keys + partial
+        return length * total - full * self.stride * self.keys - rest * partial
 
 
 @dataclass(frozen=True)
@@ -116,6 +141,9 @@ class Layout:
     layout: Rows
     block: int
     minus: tuple[Pattern, ...] = ()
+
+    def count(self, length: int, *, causal: bool) -> int | None:
+        """Return None: only its masks can tell."""
 
 
 Part = Band | Summaries | Layout
@@ -139,6 +167,12 @@ def parts(pattern: Pattern) -> tuple[Part, ...]:
         found.extend(_parts_of(member, tuple(seen)))
         seen.append(member)
     return tuple(found)
+
+
+def count(pattern: Pattern, length: int, *, causal: bool) -> int | None:
+    """Return how many pairs one head's pattern has, None where only masks can tell."""
+    counts = [part.count(length, causal=causal) for part in parts(pattern)]
+    return None if None in counts else sum(n for n in counts if n is not None)
 
 
 def _members(pattern: Pattern) -> list[Pattern]:

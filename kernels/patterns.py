@@ -259,6 +259,12 @@ class Merged(Pattern):
             allowed = allowed | part.allows(i, j)
         return allowed
 
+    def _count(self, length: int, causal: bool) -> int:
+        from speechkit.kernels import parts  # which knows the patterns
+
+        known = parts.count(self, length, causal=causal)
+        return super()._count(length, causal) if known is None else known
+
 
 def Fixed(stride: int, summary: int, spread_heads: bool = False) -> Merged:
     """Return the paper's fixed attention as one head: the own block and the summary columns."""

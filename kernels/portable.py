@@ -140,7 +140,7 @@ def _tiles(part: Part, length: int, device: torch.device, causal: bool) -> _Tile
     positions = torch.arange(length, device=device)
     if isinstance(part, Summaries):
         block = torch.arange(_several(length, part.stride), device=device)[:, None] * part.stride
-        keys = (block + part.first + torch.arange(part.count, device=device)).flatten()
+        keys = (block + part.first + torch.arange(part.keys, device=device)).flatten()
         return _Tiles(positions[None], keys[None], positions, alike=False)
     if isinstance(part, Layout):
         return _Tiles(positions[None], positions[None], positions, alike=False)

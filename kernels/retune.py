@@ -11,7 +11,6 @@ import torch
 from scipy.optimize import nnls
 
 from speechkit.kernels.bench import Case, seconds, sparse
-from speechkit.kernels.bench_speed import dense_seconds
 from speechkit.kernels.dispatch import work
 from speechkit.kernels.patterns import Dense, Fixed, Local, Merged, Pattern, Strided
 
@@ -49,9 +48,9 @@ def _fitted(
             for size in (32, 64):
                 for pattern in _PATTERNS:
                     case = Case(pattern=pattern, length=length, dtype=dtype, head_size=size)
-                    tiled.append((_work(case, number), _tiled_s(case, repeats)))
+                    tiled.append((_work(case, number), _seconds(case, "cpu", repeats)))
                 for case in _dense_cases(length, dtype, size):
-                    whole.append((_pairs(case, number), dense_seconds(case, repeats)))
+                    whole.append((_pairs(case, number), _seconds(case, "dense", repeats)))
     constants = (*_solved(tiled), *_solved(whole))
     return dict(zip((*_SPARSE, *_DENSE), constants, strict=True))
 
@@ -64,13 +63,13 @@ def _dense_cases(length: int, dtype: torch.dtype, size: int) -> list[Case]:
     ]
 
 
-def _tiled_s(case: Case, repeats: int) -> float:
-    return seconds(case, sparse(case, "cpu"), repeats=repeats)
+def _seconds(case: Case, backend: str, repeats: int) -> float:
+    return seconds(case, sparse(case, backend), repeats=repeats)
 
 
 def _work(case: Case, threads: int) -> tuple[float, ...]:
     """Return what each of the tiled path's constants is multiplied by."""
-    scores, batches = work(case.pattern, case.length, case.causal, case.heads)
+    scores, batches = work(case.pattern, case.length, causal=case.causal, heads=case.heads)
     each = scores * case.heads / threads
     return 1.0, batches, each, each * case.head_size / 64
 

@@ -62,7 +62,7 @@ def key_positions(part: Part, length: int) -> Tensor | None:
         return None
     position = torch.arange(length)
     place = position % part.stride
-    return position[(place >= part.first) & (place < part.first + part.count)]
+    return position[(place >= part.first) & (place < part.first + part.keys)]
 
 
 def tiles(part: Part, length: int, *, causal: bool) -> Iterator[Tile]:
@@ -166,10 +166,10 @@ def _edges(
 def _summary_tiles(part: Summaries, length: int, causal: bool) -> Iterator[Tile]:
     """Return, for each block of queries, the summaries of the other (earlier) blocks."""
     full, rest = divmod(length, part.stride)
-    total = full * part.count + min(max(rest - part.first, 0), part.count)
+    total = full * part.keys + min(max(rest - part.first, 0), part.keys)
     for block in range(-(-length // part.stride)):
         start = block * part.stride
-        before, after = block * part.count, min((block + 1) * part.count, total)
+        before, after = block * part.keys, min((block + 1) * part.keys, total)
         ranges = [(0, before)] if causal else [(0, before), (after, total)]
         keys = tuple(Lattice(low, 1, 0, high - low, 1) for low, high in ranges if low < high)
         if keys:

@@ -147,8 +147,8 @@ class Plan:
             return cls._of_band(part, length)
         if isinstance(part, Summaries) and not part.minus:
             full, rest = divmod(length, part.stride)
-            keys = full * part.count + min(max(rest - part.first, 0), part.count)
-            numbers = {"stride": part.stride, "first": part.first, "count": part.count}
+            keys = full * part.keys + min(max(rest - part.first, 0), part.keys)
+            numbers = {"stride": part.stride, "first": part.first, "count": part.keys}
             return cls("summaries", length, keys, **numbers)
         return cls("table", length, length)
 
@@ -232,7 +232,8 @@ class _Launch:
 
     def _tile(self, name: str, plan: Plan) -> TileSize:
         arithmetic = arithmetic_of(self.dtype_bytes, self.precision)
-        tile = tile_size(_architecture(self.device), name, self.head_size, arithmetic)
+        device = _architecture(self.device)
+        tile = tile_size(device, name, head_size=self.head_size, arithmetic=arithmetic)
         return tile.within(plan.max_rows, plan.max_keys, SIDE if plan.kind == "table" else None)
 
     def _walks(self, part: Part, plan: Plan, of_keys: bool) -> tuple[Tensor | None, ...]:

@@ -107,8 +107,8 @@ def _all_seen(
 def _seen(n, c, mask, WORDS, keys, least, most, stride, count, CAUSAL, KIND):
     """Return which queries `n` see which keys `c`: one is a column, the other a row."""
     if KIND == "table":
-        words = tl.load(WORDS + mask * 64 + n % 64, mask=(mask >= 0) & (n >= 0), other=-1)
-        seen = ((words >> (c % 64).to(tl.int64)) & 1) != 0
+        words = tl.load(WORDS + tl.maximum(mask, 0) * 64 + n % 64)
+        seen = (((words >> (c % 64).to(tl.int64)) & 1) != 0) | (mask < 0)
     elif KIND == "summaries":
         before = (n // stride) * count
         seen = c < before

@@ -31,7 +31,7 @@ class Walks:
     entries: Tensor
 
     @classmethod
-    def of(cls, own: Tensor, other: Tensor, mask: Tensor, blocks: int) -> "Walks":
+    def of(cls, own: Tensor, other: Tensor, mask: Tensor, *, blocks: int) -> "Walks":
         """Return the walks of `blocks` blocks, given each entry's three numbers."""
         order = torch.argsort(own * blocks + other)
         start = torch.zeros(blocks + 1, dtype=torch.int32, device=own.device)
@@ -70,9 +70,9 @@ def _table(part: Part, reach: int, causal: bool, device: torch.device) -> Table:
     blocks = reach // SIDE
     # an address even where no mask is read
     words = words if len(words) else torch.zeros(1, SIDE, dtype=torch.int64, device=device)
-    return Table(
-        Walks.of(own, other, mask, blocks), Walks.of(other, own, mask, blocks), words.contiguous()
-    )
+    queries = Walks.of(own, other, mask, blocks=blocks)
+    keys = Walks.of(other, own, mask, blocks=blocks)
+    return Table(queries, keys, words.contiguous())
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def visible(part: Part, i: Tensor, j: Tensor, *, causal: bool) -> Tensor:
         seen = _in_band(part, i, j, causal)
     elif isinstance(part, Summaries):
         place = j % part.stride
-        seen = (place >= part.first) & (place < part.first + part.count)
+        seen = (place >= part.first) & (place < part.first + part.keys)
         seen = seen & (i // part.stride != j // part.stride)
     else:
         seen = _in_layout(part, i, j) | (i == j)

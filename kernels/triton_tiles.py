@@ -32,7 +32,7 @@ def width_of(head_size: int) -> int:
     return _power_of_two(head_size)
 
 
-def tile_size(architecture: str, kernel: str, head_size: int, arithmetic: str) -> TileSize:
+def tile_size(architecture: str, kernel: str, *, head_size: int, arithmetic: str) -> TileSize:
     """Return the tile for an architecture such as "sm_90" and an arithmetic of `arithmetic_of`.
 
     Devices that the table does not know get what sm_80 gets, gfx ones what gfx942 gets.

@@ -89,6 +89,13 @@ GROUPS = {
             ),
         },
     ),
+    "kernels": Group(
+        "sparse attention",
+        {
+            "check": Verb("speechkit.kernel_verbs:check", "compare every backend with float64"),
+            "bench": Verb("speechkit.kernel_verbs:bench", "measure speed and memory"),
+        },
+    ),
 }
 
 _INTERRUPTED = 130

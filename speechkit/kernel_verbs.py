@@ -15,8 +15,8 @@ from rich.table import Table
 
 from speechkit.errors import JobError, RequestError
 from speechkit.files import atomic_path, write_json
-from speechkit.kernels import bench_speed, conformance, dispatch
 from speechkit.kernels import bench as measuring
+from speechkit.kernels import bench_speed, conformance, dispatch
 from speechkit.kernels import retune as retuning
 from speechkit.kernels.encoding import decode
 from speechkit.reports import markdown_table, provenance, write_report
@@ -198,8 +198,7 @@ def _retune(device: str) -> None:
     logger.info("fitting the constants of the choice at 1 ... %d threads", torch.get_num_threads())
     about = "seconds on one thread of the machine where `speechkit kernels bench --retune` ran last"
     write_json(dispatch.COSTS, {"about": about, "seconds": retuning.measure()})
-    dispatch._costs.cache_clear()
-    dispatch._predict.cache_clear()
+    dispatch.forget_costs()
     found = list(bench_speed.choices(5))
     header = ("pattern", "T", "auto took", "auto ms", "tiled ms", "dense ms", "auto / better")
     rows = [

@@ -77,9 +77,7 @@ def computed(q, k, v, gradient, pattern, settings):
     """Return what the kernels make of it."""
     output, lse = triton_backend.forward(q, k, v, parts(pattern), **settings)
     delta = (output.float() * gradient.float()).sum(-1) - lse_gradient(lse).float()
-    gradients = triton_backend.backward(
-        gradient, q, k, v, lse, delta, parts(pattern), **settings
-    )
+    gradients = triton_backend.backward(gradient, q, k, v, lse, delta, parts(pattern), **settings)
     return output, lse, *gradients
 
 
@@ -165,6 +163,4 @@ def test_nothing_to_do(shape):
 )
 def test_what_the_kernels_do_not_take(q, precision, message):
     with pytest.raises(KernelError, match=message):
-        triton_backend.forward(
-            q, q, q, parts(Dense()), causal=True, scale=1.0, precision=precision
-        )
+        triton_backend.forward(q, q, q, parts(Dense()), causal=True, scale=1.0, precision=precision)
