@@ -25,6 +25,9 @@ class FactoredGradient(Protocol):
     def plus(self, other: Self) -> Self:
         """Return the sum with the gradient from another use of the same parameter."""
 
+    def together(self) -> Self:
+        """Return one hypothesis whose squared norm is the sum of those of all."""
+
     def squared(self, limit: int) -> Tensor:
         """Return the squared norms (K, B), in temporaries of at most about `limit` elements."""
 
@@ -38,6 +41,10 @@ class Vector:
     def plus(self, other: Self) -> Self:
         """Add the values."""
         return type(self)(self.values + other.values)
+
+    def together(self) -> Self:
+        """Join the values of the hypotheses: (1, B, K n)."""
+        return type(self)(self.values.transpose(0, 1).flatten(1)[None])
 
     def squared(self, limit: int) -> Tensor:
         """Return the squared norms (K, B)."""
@@ -56,6 +63,10 @@ class Product:
         left = torch.cat([self.left, other.left], dim=-2)
         return type(self)(left, torch.cat([self.right, other.right], dim=-2))
 
+    def together(self) -> Self:
+        """Join the outputs of the hypotheses: (1, B, G, T, K q)."""
+        return type(self)(self.left, self.right.movedim(0, -2).flatten(-2)[None])
+
     def squared(self, limit: int) -> Tensor:
         """Return the squared norms (K, B), summed over the groups."""
         squares = squared_product(self.left.flatten(0, 1), self.right.flatten(1, 2), limit)
@@ -73,6 +84,10 @@ class Rows:
         """Join the positions."""
         ids = torch.cat([self.ids, other.ids], dim=1)
         return type(self)(ids, torch.cat([self.vectors, other.vectors], dim=2))
+
+    def together(self) -> Self:
+        """Join the columns of the hypotheses: (1, B, T, K d)."""
+        return type(self)(self.ids, self.vectors.movedim(0, -2).flatten(-2)[None])
 
     def squared(self, limit: int) -> Tensor:
         """Return the squared norms (K, B); only the rows that a clip touches are formed."""

@@ -44,7 +44,7 @@ def supports(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def squared_norms(
-    module: nn.Module, uses: Sequence[Use], limit: int = LIMIT_ELEMENTS
+    module: nn.Module, uses: Sequence[Use], limit: int = LIMIT_ELEMENTS, *, together: bool = False
 ) -> dict[str, Tensor]:
     """Squared norms of each clip's gradient of each parameter that the layer itself owns.
 
@@ -58,6 +58,8 @@ def squared_norms(
         Every use of the layer in the forward pass; their gradients are added before the norm.
     limit
         Bound on the elements of a temporary tensor; clips are taken in parts that respect it.
+    together
+        Return the sums over the hypotheses (1, B) alone.
 
     Returns
     -------
@@ -77,6 +79,8 @@ def squared_norms(
         gradients = [rule(module, a[rows], delta[:, rows]) for a, delta in uses]
         names = [name for name in gradients[0] if name in wanted]
         sums = {n: reduce(lambda x, y: x.plus(y), [g[n] for g in gradients]) for n in names}
+        if together:
+            sums = {name: gradient.together() for name, gradient in sums.items()}
         parts.append({name: gradient.squared(limit) for name, gradient in sums.items()})
     return {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
 

@@ -105,11 +105,11 @@ class Subsampling(nn.Module):
     def _whole(self, x: Tensor, lengths: Tensor) -> Tensor:
         two_dimensional = self.config.kind == "2d"
         x = x[:, None] if two_dimensional else x.mT
-        x = _masked(x, lengths, axis=2)
+        x = _masked(x, lengths)
         for convolution, stride in zip(self.convolutions, self.config.strides, strict=True):
             lengths = -(-lengths // stride)
             # gelu(0) is 0, and so is padding: what follows sees an utterance that ends here
-            x = _masked(nn.functional.gelu(convolution(x)), lengths, axis=2)
+            x = _masked(nn.functional.gelu(convolution(x)), lengths)
         return self.project(x.transpose(1, 2).flatten(2) if two_dimensional else x.mT)
 
 
@@ -119,9 +119,7 @@ def _convolution(kind: str, into: int, channels: int, stride: int) -> nn.Module:
     return nn.Conv2d(into, channels, _KERNEL, stride=stride, padding=_KERNEL // 2)
 
 
-def _masked(x: Tensor, lengths: Tensor, *, axis: int) -> Tensor:
-    """Set frames beyond the lengths to 0, time being the last axis (B, C, T) or ``axis``."""
-    axis = min(axis, x.ndim - 1)
-    outside = torch.arange(x.shape[axis], device=x.device) >= lengths.to(x.device)[:, None]
-    shape = [len(x), *(x.shape[a] if a == axis else 1 for a in range(1, x.ndim))]
-    return x.masked_fill(outside.view(shape), 0.0)
+def _masked(x: Tensor, lengths: Tensor) -> Tensor:
+    """Set the frames of (B, C, T) or (B, C, T, F) beyond the lengths to 0."""
+    outside = torch.arange(x.shape[2], device=x.device) >= lengths.to(x.device)[:, None]
+    return x.masked_fill(outside.view(len(x), 1, -1, *(1,) * (x.ndim - 3)), 0.0)

@@ -36,7 +36,7 @@ def sparse_attention(
         folded = (_folded(q, heads), _folded(k, heads), _folded(v, heads))
         results = _forward(folded, key_lengths, head, causal=causal, scale=scale, code=code)
         for whole, result in zip((output, lse), results, strict=True):
-            whole[:, heads] = result.unflatten(0, (q.shape[0], len(result) // q.shape[0]))
+            whole[:, heads] = _unfolded(result, q.shape[0])
     return output, lse
 
 
@@ -83,7 +83,7 @@ def sparse_attention_backward(
         folded = [_folded(x, heads) for x in (gradient, q, k, v, output, lse, delta)]
         some = _backward(folded, key_lengths, head, causal=causal, scale=scale, code=code)
         for whole, result in zip(results, some, strict=True):
-            whole[:, heads] = result.unflatten(0, (q.shape[0], len(result) // q.shape[0]))
+            whole[:, heads] = _unfolded(result, q.shape[0])
     return results
 
 
@@ -214,6 +214,11 @@ def _empty(x: Tensor) -> Tensor:
 def _folded(x: Tensor, heads: slice | list[int]) -> Tensor:
     """Return some heads of (B, H, T, ...) as (X, T, ...), contiguous."""
     return x[:, heads].contiguous().flatten(0, 1)
+
+
+def _unfolded(x: Tensor, batch: int) -> Tensor:
+    """Return (X, T, ...) as (B, H, T, ...)."""
+    return x.view(batch, len(x) // batch, *x.shape[1:])
 
 
 def _dots(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
