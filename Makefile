@@ -5,10 +5,12 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+TRITONS ?= 3.6.0 3.7.1 3.8.0 3.9.0
+
+.PHONY: help demo test check check-triton bench clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(INSTALLED) ## train a keyword spotter on a synthetic corpus, measure it, listen with it
 	$(BIN)/python recipes/kws_demo.py --out out/demo
@@ -24,13 +26,23 @@ check: $(INSTALLED) ## lint, check format and types, run the tests
 	$(BIN)/mypy
 	$(MAKE) test
 
+# each version in a folder of its own; the interpreter of 3.6 and 3.7 fails with NumPy 2.4
+check-triton: export OMP_NUM_THREADS = 1
+check-triton: $(INSTALLED) ## run the tests of the GPU kernels with other versions of triton
+	@set -e; for version in $(TRITONS); do \
+		folder=$(CURDIR)/.tritons/$$version; echo "triton $$version"; \
+		test -d $$folder || $(BIN)/python -m pip install --quiet --no-deps --target $$folder triton==$$version "numpy<2.4"; \
+		PYTHONPATH=$$folder:. TRITON_CACHE_DIR=$$folder/cache \
+			$(BIN)/pytest -q -n 2 tests/kernels/test_triton_interpreter.py tests/kernels/test_kernel_budget.py; \
+	done
+
 bench: export OMP_NUM_THREADS = 1
 bench: $(INSTALLED) ## measure speed, of what passes its tests first
 	$(BIN)/pytest -q tests/speechkit/test_frontend.py tests/speechkit/test_pcen.py tests/kws/test_detector.py
 	$(BIN)/pytest -q tests/bench_*.py --benchmark-columns=min,median,max,rounds
 
 clean: ## remove the environment and all that is generated
-	rm -rf .venv out build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .tritons out build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml
