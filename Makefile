@@ -10,7 +10,7 @@ TRITONS ?= 3.6.0 3.7.1 3.8.0 3.9.0
 .PHONY: help demo test check check-triton bench clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: $(INSTALLED) ## train a keyword spotter on a synthetic corpus, measure it, listen with it
 	$(BIN)/python recipes/kws_demo.py --out out/demo
@@ -40,6 +40,7 @@ bench: export OMP_NUM_THREADS = 1
 bench: $(INSTALLED) ## measure speed, of what passes its tests first
 	$(BIN)/pytest -q tests/speechkit/test_frontend.py tests/speechkit/test_pcen.py tests/kws/test_detector.py
 	$(BIN)/pytest -q tests/bench_*.py --benchmark-columns=min,median,max,rounds
+	$(BIN)/python -m speechkit kernels bench --out out/bench/kernels
 
 clean: ## remove the environment and all that is generated
 	rm -rf .venv .tritons out build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -19,7 +19,7 @@ ALLOWED = {
     "active_learning": {"speechkit"},
 }
 NESTED = {ROOT / "speechkit" / "density"}
-TRAINERS = {"kws/fit.py", "asr/fit.py"}
+TRAINERS = {"kws/fit.py", "asr/fit.py", "speechkit/density/fit.py"}
 RECIPE_LINES = 120
 POSITIONAL = 3
 
