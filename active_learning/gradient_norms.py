@@ -7,7 +7,9 @@ Goodfellow 2015; Li et al. 2022 for sequences; Bu et al. 2022 for the choice bet
 Shapes: K hypotheses, B clips, ... the axes of the model's output for a clip.
 """
 
+import logging
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,8 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from speechkit.active_learning.factored_gradients import LIMIT_ELEMENTS
 from speechkit.active_learning.layer_gradients import squared_norms, supports
 from speechkit.errors import RequestError
+
+logger = logging.getLogger(__name__)
 
 REMEDY = (
     "restrict the parameters to layers that are covered, write the module from torch.nn.Linear "
@@ -175,6 +179,7 @@ class GradientNorms:
         self._hypotheses_at_once = hypotheses_at_once
         self._limit = limit_elements
         self._uses: list[_Use] = []
+        self._batched = True
 
     def __contains__(self, parameter: nn.Parameter) -> bool:
         return parameter in self._names
@@ -258,22 +263,36 @@ class GradientNorms:
         self, outputs: Tensor, uses: list[_Use], cotangents: Tensor, *, together: bool = False
     ) -> dict[str, Tensor]:
         """Return the squares for a few hypotheses, whose signals are held together."""
-        edges = [use.edge for use in uses]
+        passes = self._signals(outputs, [use.edge for use in uses], cotangents)
+        signals: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+        for use, deltas in zip(uses, passes, strict=True):
+            signals.setdefault(use.module, []).append((use.activation, deltas))
+        return {
+            self._names[getattr(module, own)]: square
+            for module, pairs in signals.items()
+            for own, square in squared_norms(module, pairs, self._limit, together=together).items()
+        }
+
+    def _signals(
+        self, outputs: Tensor, edges: Sequence[GradientEdge], cotangents: Tensor
+    ) -> Sequence[Tensor]:
+        """Return the gradients (K, B, ...) at each edge: in one pass, if the operators allow it."""
+        if self._batched and len(cotangents) > 1:
+            try:
+                with warnings.catch_warnings():
+                    # operators without a batching rule are looped over, which is no worse
+                    warnings.filterwarnings("ignore", message=".*performance drop.*")
+                    return torch.autograd.grad(
+                        outputs, edges, cotangents, retain_graph=True, is_grads_batched=True
+                    )
+            except RuntimeError as error:
+                logger.debug("one backward pass a hypothesis, since batched ones fail: %s", error)
+                self._batched = False
         passes = [
             torch.autograd.grad(outputs, edges, cotangent, retain_graph=True)
             for cotangent in cotangents
         ]
-        signals: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
-        for use, deltas in zip(uses, zip(*passes, strict=True), strict=True):
-            pair = (use.activation, torch.stack(deltas))
-            signals.setdefault(use.module, []).append(pair)
-        return {
-            self._names[getattr(module, own)]: square
-            for module, pairs in signals.items()
-            for own, square in squared_norms(
-                module, pairs, self._limit, together=together
-            ).items()
-        }
+        return [torch.stack(deltas) for deltas in zip(*passes, strict=True)]
 
     def _live_uses(self, outputs: Tensor) -> list[_Use]:
         """Return the uses that the outputs depend on, after checking that they tell all."""
@@ -342,6 +361,7 @@ def per_clip_autograd(
     model: nn.Module,
     forward: Callable[[int], Tensor],
     cotangents: Sequence[Tensor],
+    *,
     parameters: str | Sequence[str] = "all",
 ) -> Tensor:
     """Squared gradient norms by one forward and backward pass per hypothesis and clip.

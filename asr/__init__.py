@@ -4,15 +4,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from speechkit.asr.decoding import DecodingConfig
     from speechkit.asr.hypothesis import Hypothesis, Word
     from speechkit.asr.normaliser import Normaliser
     from speechkit.asr.recogniser import Recogniser
-    from speechkit.asr.transcriber import DecodingConfig, Transcriber
+    from speechkit.asr.transcriber import Transcriber
 
 __all__ = ["DecodingConfig", "Hypothesis", "Normaliser", "Recogniser", "Transcriber", "Word"]
 
 _HOMES = {
-    "DecodingConfig": "transcriber",
+    "DecodingConfig": "decoding",
     "Hypothesis": "hypothesis",
     "Normaliser": "normaliser",
     "Recogniser": "recogniser",

@@ -68,9 +68,29 @@ GROUPS = {
             "export": Verb("speechkit.kws.export:export", "write a spotter for a device"),
         },
     ),
+    "asr": Group(
+        "speech recognition",
+        {
+            "train": Verb("speechkit.asr.train:train", "train a recogniser"),
+            "evaluate": Verb("speechkit.asr.evaluate:evaluate", "measure word errors"),
+            "transcribe": Verb(
+                "speechkit.asr.transcribe:transcribe", "write down what files say", ("files",)
+            ),
+            "align": Verb("speechkit.asr.align:align", "find the times of known words"),
+            "export": Verb("speechkit.asr.export:export", "write a recogniser as ONNX"),
+        },
+    ),
     "al": Group(
         "active learning",
         {
+            "score": Verb(
+                "speechkit.active_learning.score:score", "score unlabelled clips", ("pool",)
+            ),
+            "simulate": Verb(
+                "speechkit.active_learning.simulate:run",
+                "simulate rounds on labelled clips",
+                ("learner",),
+            ),
             "select": Verb(
                 "speechkit.active_learning.select:select", "pick clips to label", ("scores",)
             ),
@@ -212,7 +232,7 @@ def _overview() -> str:
     return f"""\
 usage: speechkit [-q] GROUP VERB [options]
 
-Keyword spotting, speech recognition and active learning.
+Keyword spotting, speech recognition and active learning, on sparse attention.
 
 groups:
 {_table(rows)}

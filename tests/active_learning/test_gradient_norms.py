@@ -24,7 +24,9 @@ def check(model: nn.Module, x: Tensor, *, hypotheses: int = 3, limit: int = 2**1
         found = norms.by_parameter(model(x), cotangents)
     clips = [cotangents[:, i : i + 1] for i in range(len(x))]
     for name, squares in found.items():
-        expected = per_clip_autograd(model, lambda i: model(x[i : i + 1]), clips, f"{name}")
+        expected = per_clip_autograd(
+            model, lambda i: model(x[i : i + 1]), clips, parameters=f"{name}"
+        )
         torch.testing.assert_close(squares, expected, rtol=1e-9, atol=1e-18, msg=name)
 
 
@@ -186,7 +188,7 @@ def test_a_padded_batch_gives_what_each_clip_alone_gives(recogniser, parameters)
         recogniser,
         lambda i: recogniser(x[i : i + 1, : lengths[i]], lengths[i : i + 1]),
         [cotangents[:, i : i + 1, : (n + 3) // 4] for i, n in enumerate(lengths.tolist())],
-        parameters,
+        parameters=parameters,
     )
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
     torch.testing.assert_close(again, expected, rtol=1e-9, atol=0)

@@ -1,0 +1,200 @@
+"""`speechkit al score`: from a pool of clips to a folder with a row of scores for each."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from lhotse.cut import Cut
+
+from speechkit import checkpoint, manifests
+from speechkit.active_learning import cascade, engines
+from speechkit.active_learning.blocks import (
+    commit,
+    cut_blocks,
+    digest,
+    finish,
+    pending,
+    read_scores,
+    scores_folder,
+)
+from speechkit.active_learning.blocks import verify as compare_with_pool
+from speechkit.active_learning.cascade import Cascade
+from speechkit.active_learning.engines import Engine, EngineName, Local
+from speechkit.active_learning.models import Model
+from speechkit.active_learning.scorers import split
+from speechkit.active_learning.scoring import ClipScorer, ScoringConfig
+from speechkit.errors import JobError, RequestError
+
+logger = logging.getLogger(__name__)
+
+_STAGES = "stages"
+
+
+def score(
+    pool: Path,
+    *,
+    model: Path,
+    out: Path,
+    strategy: list[str] | None = None,
+    engine: EngineName = "local",
+    actors: int = 1,
+    stall_s: float = 1800.0,
+    verify: bool = False,
+    config: ScoringConfig = ScoringConfig(),
+) -> int:
+    """Score the clips of a pool by how much their labels would help; run again to go on.
+
+    Parameters
+    ----------
+    pool
+        a manifest, or a folder with one.
+    model
+        the folder of a recogniser or of a keyword spotter.
+    out
+        a folder; the scores go to model=HASH/config=HASH in it, as Parquet.
+    strategy
+        names, with parameters after a colon: egl,entropy or "egl:weights=raw,k=100"; egl if not
+        given.
+    engine
+        local: this process; torchrun: the processes that it started; ray: actors of Ray.
+    actors
+        of Ray.
+    stall_s
+        seconds without a new part after which Ray is given up.
+    verify
+        score nothing; say whether every clip of the pool has one row (exit status 1 if not).
+    """
+    cuts = manifests.read(pool)
+    texts = split(strategy or ["egl"])
+    folder = scores_folder(
+        out, model_sha=model_digest(model), config_sha=config_digest(texts, config)
+    )
+    if verify:
+        found = compare_with_pool(folder, cuts.ids)
+        logger.info("%s: %s", folder, found)
+        return 0 if found.whole else 1
+    checkpoint.load_config(model)
+    worker = engines.build(engine, actors=actors, stall_s=stall_s)
+    counts = score_pool(list(cuts), model, texts, folder=folder, config=config, engine=worker)
+    if worker.leads:
+        logger.info("%s: %s", folder, compare_with_pool(folder, cuts.ids))
+        if counts["failed"] == counts["clips"]:
+            raise JobError(f"{folder}: not one clip could be scored; the rows say why")
+    return 0
+
+
+def score_pool(
+    cuts: Sequence[Cut],
+    model: Model | Path,
+    strategies: Sequence[str],
+    *,
+    folder: Path,
+    config: ScoringConfig = ScoringConfig(),
+    engine: Engine = Local(),
+) -> dict[str, int]:
+    """Score clips into a folder, which may hold a part of the scores already; return the counts.
+
+    Parameters
+    ----------
+    model
+        a model, or its folder.
+    strategies
+        names with parameters, see `scorers`.
+    folder
+        for the parts, of this model and these strategies alone.
+
+    Raises
+    ------
+    RequestError
+        if there are no clips, ids repeat, or strategies or model are not what they should be.
+    """
+    if not cuts:
+        raise RequestError("the pool is empty; give at least one clip")
+    blocks = cut_blocks((cut.id for cut in cuts), size=config.block_size)
+    by_id = {cut.id: cut for cut in cuts}
+    texts, cascades = cascade.separate(strategies)
+    first = folder / _STAGES / "0" if cascades else folder
+    scorer = ClipScorer(model, texts, config=config)
+    engine.run(scorer, blocks, cuts=by_id, folder=first)
+    if engine.leads:
+        finish(blocks, first)
+    engine.wait()
+    if cascades:
+        _refine(cascades, cuts, model, folder=folder, config=config, engine=engine)
+    return finish(blocks, folder) if engine.leads else {}
+
+
+def model_digest(folder: Path) -> str:
+    """Return 16 hex digits over a model folder's configuration and weights.
+
+    Raises
+    ------
+    RequestError
+        if it is no model folder.
+    """
+    checkpoint.load_config(folder)
+    sha = hashlib.sha256()
+    for name in ("config.json", "model.safetensors"):
+        with (folder / name).open("rb") as file:
+            sha.update(hashlib.file_digest(file, "sha256").digest())
+    return sha.hexdigest()[:16]
+
+
+def config_digest(strategies: Sequence[str], config: ScoringConfig) -> str:
+    """Return 16 hex digits over strategies, the models of committees among them, and settings."""
+    members = {
+        folder: model_digest(Path(folder))
+        for text in strategies
+        if text.startswith("committee:models=")
+        for folder in text.partition("=")[2].split("+")
+    }
+    return digest({"strategies": list(strategies), "members": members, **asdict(config)})
+
+
+def _refine(
+    cascades: Sequence[Cascade],
+    cuts: Sequence[Cut],
+    model: Model | Path,
+    *,
+    folder: Path,
+    config: ScoringConfig,
+    engine: Engine,
+) -> None:
+    """Score the best clips of the first stage once more, and write the rows of both stages."""
+    stages = folder / _STAGES
+    coarse = read_scores(stages / "0")
+    found = []
+    for number, one in enumerate(cascades, start=1):
+        chosen = set(one.chosen(coarse))
+        fine = coarse.slice(0, 0)
+        if chosen:
+            fine = _second(
+                [cut for cut in cuts if cut.id in chosen],
+                ClipScorer(model, [one.fine], config=config),
+                stages / str(number),
+                engine,
+            )
+        found.append(one.scores(coarse, fine))
+    if engine.leads:
+        _write_merged(coarse, found, folder, config.block_size)
+    engine.wait()
+
+
+def _second(cuts: Sequence[Cut], scorer: ClipScorer, folder: Path, engine: Engine) -> pa.Table:
+    blocks = cut_blocks((cut.id for cut in cuts), size=scorer.config.block_size)
+    engine.run(scorer, blocks, cuts={cut.id: cut for cut in cuts}, folder=folder)
+    if engine.leads:
+        finish(blocks, folder)
+    engine.wait()
+    return read_scores(folder)
+
+
+def _write_merged(coarse: pa.Table, found: Sequence[Any], folder: Path, size: int) -> None:
+    rows = {row["id"]: cascade.merge(row, found) for row in coarse.to_pylist()}
+    blocks = cut_blocks(rows, size=size)
+    for block in pending(blocks, folder):
+        commit(block, [rows[id_] for id_ in block.ids], folder)

@@ -1,0 +1,306 @@
+"""Simulated rounds: what a strategy's choice of clips is worth, with known transcripts for labels.
+
+The protocol of Huang et al. 2016: a base model scores the pool once, each strategy queries growing
+shares of it, and training goes on (or starts anew) with base and queried clips. Runs of one seed
+are paired: they share the split, the base model, and all that training draws.
+
+Every trained model is a cell, with one row of results; cells that have theirs are not trained
+again, and several processes may work on one folder if they are given different seeds.
+"""
+
+import importlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import pyarrow as pa
+from lhotse.cut import Cut
+
+from speechkit import manifests
+from speechkit.active_learning.blocks import digest, read_scores
+from speechkit.active_learning.budget import Budget
+from speechkit.active_learning.jsonl import Row, write_rows
+from speechkit.active_learning.query import Query
+from speechkit.active_learning.results import RESULTS_NAME
+from speechkit.active_learning.score import score_pool
+from speechkit.active_learning.scoring import ScoringConfig
+from speechkit.active_learning.selection import DIVERSE, choose
+from speechkit.errors import RequestError
+from speechkit.files import write_json
+
+logger = logging.getLogger(__name__)
+
+Cuts = Sequence[Cut]
+M = TypeVar("M")
+
+SHARES = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
+_CELLS = "cells"
+_TARGET = re.compile(r"speechkit(\.[a-z_]+)+:[A-Za-z_]+")
+_EMBEDDING = "embedding"
+
+
+class Fit(Protocol[M]):
+    """Trains a model."""
+
+    def __call__(self, cuts: Cuts, init: M | None, seed: int, out: Path) -> M:
+        """Return a model trained on clips, from ``init`` if there is one.
+
+        Asked again for an ``out`` where it was finished, it returns the model that is there; where
+        it was interrupted, it goes on or starts again.
+        """
+
+
+Evaluate = Callable[[Any, Cuts], dict[str, float]]
+"""Measures a model on clips: errors by name, such as wer and cer."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Clips with labels, clips to choose from, and clips to measure on."""
+
+    base: Cuts
+    pool: Cuts
+    test: Cuts
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationConfig:
+    """What is simulated.
+
+    Attributes
+    ----------
+    shares
+        of the pool that are queried; 0 and 1 are the same for all strategies.
+    budget
+        what a share is of: the pool's clips, or its seconds.
+    training
+        continue from the base model, or start from scratch with the seed's own weights.
+    scoring
+        how the pool is scored.
+    """
+
+    shares: tuple[float, ...] = SHARES
+    budget: Literal["clips", "seconds"] = "clips"
+    training: Literal["continue", "scratch"] = "continue"
+    scoring: ScoringConfig = ScoringConfig(nbest=0, quality=False)
+
+    def __post_init__(self) -> None:
+        if not self.shares or not all(0 <= share <= 1 for share in self.shares):
+            raise RequestError(f"shares {list(self.shares)}: give numbers from 0 to 1")
+
+
+def simulate(
+    split: Callable[[int], Split],
+    *,
+    queries: Sequence[str | Query],
+    seeds: Iterable[int],
+    fit: Fit[Any],
+    evaluate: Evaluate,
+    out: Path,
+    config: SimulationConfig = SimulationConfig(),
+) -> list[Row]:
+    """Train and measure a model for every seed, strategy and share; return the rows of all.
+
+    Parameters
+    ----------
+    split
+        base, pool and test of a seed.
+    queries
+        strategies, see `Query.parse`.
+    out
+        a folder for results.jsonl, which `al compare` reads, and a folder for each seed.
+
+    Raises
+    ------
+    RequestError
+        if the folder holds the results of another simulation, or queries are not what they
+        should be.
+    """
+    parsed = [query if isinstance(query, Query) else Query.parse(query) for query in queries]
+    names = [query.name for query in parsed]
+    if len(set(names)) < len(names):
+        raise RequestError(f"queries {names}: give each one once")
+    _require_same(out, config)
+    for seed in seeds:
+        run = _Run(split(seed), seed, fit, evaluate, out, config)
+        run.base_and_whole()
+        for query in parsed:
+            run.query(query, parsed)
+    return collect(out)
+
+
+def collect(out: Path) -> list[Row]:
+    """Write results.jsonl with the rows of all cells, sorted by their names; return the rows."""
+    rows: list[Row] = [_read(path) for path in sorted((out / _CELLS).glob("*.json"))]
+    rows.sort(key=lambda row: (row["seed"], row["strategy"], row["share"]))
+    write_rows(out / RESULTS_NAME, rows)
+    return rows
+
+
+def run(
+    learner: str,
+    *,
+    base: Path,
+    pool: Path,
+    test: Path,
+    out: Path,
+    queries: list[str] | None = None,
+    seeds: int = 6,
+    first_seed: int = 0,
+    config: SimulationConfig = SimulationConfig(),
+) -> None:
+    """Simulate rounds of active learning on labelled clips, to see whether a strategy pays.
+
+    Parameters
+    ----------
+    learner
+        package.module:name within speechkit, with the functions fit and evaluate.
+    base, pool, test
+        manifests, or folders with one: labelled clips to begin with, clips to choose from, clips
+        to measure on.
+    out
+        a folder for results.jsonl; run again to go on.
+    queries
+        such as egl:k=4/per_second, egl/kmeans++, cascade; random and egl if not given.
+    seeds, first_seed
+        how many, counted from which.
+    """
+    teacher = load_learner(learner)
+    parts = Split(*(list(manifests.read(path)) for path in (base, pool, test)))
+    rows = simulate(
+        lambda seed: parts,
+        queries=queries or ["random", "egl"],
+        seeds=range(first_seed, first_seed + seeds),
+        fit=teacher.fit,
+        evaluate=teacher.evaluate,
+        out=out,
+        config=config,
+    )
+    logger.info("%s: %d rows; next: speechkit al compare %s", out, len(rows), out)
+
+
+def load_learner(target: str) -> Any:
+    """Return what ``package.module:name`` within speechkit names.
+
+    Raises
+    ------
+    RequestError
+        if there is none, or it lacks fit or evaluate.
+    """
+    if not _TARGET.fullmatch(target):
+        raise RequestError(f"learner {target!r}: give package.module:name within speechkit")
+    module, _, name = target.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise RequestError(f"learner {target!r}: is unknown ({error})") from error
+    if not all(callable(getattr(found, part, None)) for part in ("fit", "evaluate")):
+        raise RequestError(f"learner {target!r}: has no functions fit and evaluate")
+    return found
+
+
+@dataclass
+class _Run:
+    """All cells of one seed."""
+
+    split: Split
+    seed: int
+    fit: Fit[Any]
+    evaluate: Evaluate
+    out: Path
+    config: SimulationConfig
+
+    @property
+    def folder(self) -> Path:
+        return self.out / f"seed-{self.seed}"
+
+    @cached_property
+    def base_model(self) -> Any:
+        """The base model: trained once, then what ``fit`` finds in its folder."""
+        return self.fit(list(self.split.base), None, self.seed, self.folder / "base")
+
+    def base_and_whole(self) -> None:
+        """Fill the cells that all strategies share."""
+        if 0.0 in self.config.shares:
+            self._cell("base", 0.0, [], lambda: self.base_model)
+        if 1.0 in self.config.shares:
+            self._cell("whole", 1.0, list(self.split.pool))
+
+    def query(self, query: Query, queries: Sequence[Query]) -> None:
+        """Fill the cells of a strategy."""
+        shares = [share for share in self.config.shares if 0 < share < 1]
+        if all(self._path(query.name, share).is_file() for share in shares):
+            return
+        table = self._scores(query, queries)
+        cuts = {cut.id: cut for cut in self.split.pool}
+        for share in shares:
+            budget = self._budget(share)
+            selection = choose(table, budget, config=query.selection(self.seed))
+            self._cell(query.name, share, [cuts[id_] for id_ in selection.ids])
+
+    def _scores(self, query: Query, queries: Sequence[Query]) -> pa.Table:
+        """Score the pool by the base model, by this strategy alone, so that others may be added."""
+        texts = [query.strategy]
+        if query.method in DIVERSE:
+            texts.append(_EMBEDDING)
+        folder = self.folder / "scores" / digest(texts)
+        config = replace(self.config.scoring, seed=self.seed)
+        score_pool(list(self.split.pool), self.base_model, texts, folder=folder, config=config)
+        return read_scores(folder)
+
+    def _budget(self, share: float) -> Budget:
+        pool = self.split.pool
+        if self.config.budget == "seconds":
+            return Budget("seconds", share * sum(float(cut.duration) for cut in pool))
+        return Budget("clips", max(1, round(share * len(pool))))
+
+    def _cell(
+        self, name: str, share: float, queried: Cuts, train: Callable[[], Any] | None = None
+    ) -> None:
+        """Train and measure one model, unless its row is there."""
+        path = self._path(name, share)
+        if path.is_file():
+            return
+        model = train() if train is not None else self._train(path.stem, queried)
+        row = {
+            "strategy": name,
+            "seed": self.seed,
+            "share": share,
+            "clips": len(queried),
+            "seconds": sum(float(cut.duration) for cut in queried),
+            "cell": path.stem,
+            **self.evaluate(model, self.split.test),
+        }
+        write_json(path, row)
+        collect(self.out)
+        logger.info("seed %d, %s, share %g: %s", self.seed, name, share, row)
+
+    def _train(self, cell: str, queried: Cuts) -> Any:
+        init = self.base_model if self.config.training == "continue" else None
+        cuts = [*self.split.base, *sorted(queried, key=lambda cut: cut.id)]
+        return self.fit(cuts, init, self.seed, self.folder / cell)
+
+    def _path(self, name: str, share: float) -> Path:
+        plain = re.sub(r"[^A-Za-z0-9_.=+-]", "_", name)
+        cell = f"{self.seed}-{plain}-{digest(name)[:6]}-{share:g}"
+        return self.out / _CELLS / f"{cell}.json"
+
+
+def _require_same(out: Path, config: SimulationConfig) -> None:
+    """Refuse a folder with the results of other settings, whose rows would not be comparable."""
+    path = out / "simulation.json"
+    settings = {name: value for name, value in asdict(config).items() if name != "shares"}
+    if not path.is_file():
+        write_json(path, settings)
+    elif _read(path) != settings:
+        raise RequestError(f"{out}: holds the results of other settings; give another --out")
+
+
+def _read(path: Path) -> Row:
+    row: Row = json.loads(path.read_text(encoding="utf-8"))
+    return row

@@ -1,0 +1,76 @@
+"""``speechkit asr align``: where the words of known texts lie in their recordings."""
+
+import logging
+from pathlib import Path
+
+from lhotse.cut import Cut
+from rich.console import Console
+from rich.progress import Progress
+
+from speechkit import manifests
+from speechkit.asr import alignment
+from speechkit.asr.decoding import DecodingConfig
+from speechkit.asr.hypothesis import Hypothesis
+from speechkit.asr.transcribe import Format, render
+from speechkit.asr.transcriber import Transcriber
+from speechkit.errors import JobError, RequestError
+from speechkit.files import write_text
+
+logger = logging.getLogger(__name__)
+
+
+def align(
+    *,
+    model: Path,
+    cuts: list[Path],
+    out: Path,
+    format: Format = "ctm",
+) -> int:
+    """Align cuts with their texts; those that cannot be are named, the exit status is then 1.
+
+    Parameters
+    ----------
+    model
+        the folder that `speechkit asr train` wrote as OUT/model.
+    cuts
+        manifests of transcribed cuts.
+    out
+        gets a file for each cut, by its id.
+    format
+        ctm or textgrid for other programs; srt; json with the times of tokens and confidences.
+    """
+    transcriber = Transcriber.load(model, DecodingConfig(own_lm=False))
+    spoken = [cut for cut in manifests.read_all(cuts) if transcriber.recogniser.reference(cut)]
+    if not spoken:
+        raise RequestError("no cut has a text to align; give transcribed cuts")
+    transcriber.recogniser.hear(spoken)
+    failed = 0
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        for cut in progress.track(spoken, description="aligning"):
+            try:
+                hypothesis = align_cut(transcriber, cut)
+            except JobError as error:
+                failed += 1
+                logger.warning("%s: %s", cut.id, error)
+                continue
+            suffix = "TextGrid" if format == "textgrid" else format
+            name = cut.id.replace("/", "_")
+            write_text(out / f"{name}.{suffix}", render(hypothesis, format, name))
+    logger.info("%s: %d of %d cuts aligned", out, len(spoken) - failed, len(spoken))
+    return 1 if failed else 0
+
+
+def align_cut(transcriber: Transcriber, cut: Cut) -> Hypothesis:
+    """Return the cut's own text with the times of its tokens and words.
+
+    Raises
+    ------
+    JobError
+        if the cut cannot be read, or its frames are too few for the text.
+    """
+    recogniser = transcriber.recogniser
+    tokens = recogniser.tokenizer.encode(recogniser.reference(cut) or "")
+    return alignment.timed(
+        transcriber.log_probs(cut), tokens, recogniser.tokenizer, frame_s=recogniser.frame_s
+    )

@@ -1,0 +1,145 @@
+"""How posteriors become text: settings, lexicon, and a language model, perhaps the model's own."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from speechkit.asr.fusion import Lexicon, Sum, WordLanguageModel
+from speechkit.asr.ngram import NGramModel
+from speechkit.asr.recogniser import Recogniser
+from speechkit.asr.tokenizer import BLANK
+from speechkit.ctc_beam import Scorer
+from speechkit.errors import RequestError
+from speechkit.files import write_json
+
+# a model folder's language model, and the weights chosen for it
+_LM, _LM_WEIGHTS = "lm.arpa", "lm.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingConfig:
+    """How posteriors become text.
+
+    Parameters
+    ----------
+    beam
+        prefixes that the search keeps; 1, without language model and lexicon, is greedy.
+    lm, lm_weight, word_bonus
+        an ARPA file of words; the factor on its log-probabilities, and nats for each word.
+    own_lm
+        without lm, use the language model in the model's folder, if there is one, with the weights
+        that were chosen for it.
+    lexicon
+        a file of the allowed words, one a line.
+    chunk_s, overlap_s
+        recordings longer than a chunk are encoded in chunks that overlap, half of each overlap
+        being taken from either. chunk_s 0: in one pass. By default encoders with dense attention
+        take chunks of 30 s, others one pass.
+    """
+
+    beam: int = 1
+    lm: Path | None = None
+    lm_weight: float = 0.5
+    word_bonus: float = 0.0
+    own_lm: bool = True
+    lexicon: Path | None = None
+    chunk_s: float | None = None
+    overlap_s: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.beam < 1:
+            raise RequestError(f"beam {self.beam}: give 1 or more")
+        if self.chunk_s is not None and self.chunk_s < 0:
+            raise RequestError(f"chunk_s {self.chunk_s}: give seconds, or 0 for one pass")
+        if self.overlap_s < 0 or (self.chunk_s and self.chunk_s <= self.overlap_s):
+            raise RequestError(
+                f"chunk_s {self.chunk_s}, overlap_s {self.overlap_s}: a chunk must be longer than "
+                "its overlap"
+            )
+
+    @property
+    def searches(self) -> bool:
+        """Whether a beam search is needed."""
+        return self.beam > 1 or self.lm is not None or self.lexicon is not None
+
+
+def attach_language_model(
+    folder: Path, model: NGramModel, *, lm_weight: float, word_bonus: float
+) -> None:
+    """Put a language model into a model folder; it is used from then on, unless told otherwise."""
+    model.save(folder / _LM)
+    write_json(folder / _LM_WEIGHTS, {"lm_weight": lm_weight, "word_bonus": word_bonus})
+
+
+def with_own_lm(config: DecodingConfig, folder: Path) -> DecodingConfig:
+    """Return the settings with the language model of a model folder, where they want it."""
+    if not config.own_lm or config.lm is not None or not (folder / _LM_WEIGHTS).is_file():
+        return config
+    try:
+        weights = json.loads((folder / _LM_WEIGHTS).read_text(encoding="utf-8"))
+        return dataclasses.replace(config, lm=folder / _LM, **weights)
+    except (ValueError, TypeError) as error:
+        raise RequestError(f"{folder / _LM_WEIGHTS}: is damaged ({error}); delete it") from error
+
+
+def scorer_of(config: DecodingConfig, recogniser: Recogniser) -> Scorer[Any] | None:
+    """Return what judges hypotheses: a language model, a lexicon, both, or None.
+
+    Raises
+    ------
+    RequestError
+        if a file cannot be read, or holds words that the recogniser cannot write.
+    """
+    scorers: list[Scorer[Any]] = []
+    if config.lm is not None:
+        scorers.append(
+            WordLanguageModel(
+                NGramModel.load(config.lm),
+                recogniser.tokenizer,
+                weight=config.lm_weight,
+                word_bonus=config.word_bonus,
+            )
+        )
+    if config.lexicon is not None:
+        scorers.append(Lexicon(_words(config.lexicon), recogniser.tokenizer))
+    if not scorers:
+        return None
+    return scorers[0] if len(scorers) == 1 else Sum(*scorers)
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def pieces_at_blanks(log_probs: Tensor, frames: int) -> Iterator[Tensor]:
+    """Yield posteriors (U, V) in pieces of at most so many frames, cut where nothing is said.
+
+    A cut is made in the second half of a piece, in the middle of the longest stretch of likely
+    blanks, or else where the blank is likeliest.
+    """
+    while len(log_probs) > frames:
+        cut = frames // 2 + _quietest(log_probs[frames // 2 : frames, BLANK].exp())
+        yield log_probs[:cut]
+        log_probs = log_probs[cut:]
+    yield log_probs
+
+
+def _quietest(blank: Tensor) -> int:
+    """Return where to cut, 1 to U, by the probabilities of the blank (U,)."""
+    edges = torch.diff((functional.pad(blank, (1, 1)) > 0.5).int())
+    starts, ends = (edges == 1).nonzero()[:, 0], (edges == -1).nonzero()[:, 0]
+    if not len(starts):
+        return int(blank.argmax()) + 1
+    longest = int((ends - starts).argmax())
+    return max(1, int(starts[longest] + ends[longest]) // 2)

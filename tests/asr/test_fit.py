@@ -1,0 +1,253 @@
+"""Training: what a run leaves, exact resume, what is dropped, skipped, averaged."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from speechkit.asr import Recogniser
+from speechkit.asr.fit import fit
+from speechkit.asr.optimisation import FitConfig
+from speechkit.asr.train import TrainConfig, train, train_recogniser
+from speechkit.asr.utterances import AugmentConfig, Material, Utterances, check
+from speechkit.batching import BatchConfig, CutBatch
+from speechkit.errors import JobError, RequestError
+from speechkit.specaugment import SpecAugmentConfig
+from tests.asr.speech import SMALL, SMALL_RECURRENT, recogniser
+
+QUICK = FitConfig(epochs=3, warmup_steps=2, spec_augment_after=2, averaging=0.5)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def material(corpus, model, **changes):
+    checked = check(corpus[0], model, fastest=1.1)
+    options = {
+        "training": checked,
+        "dev": checked,
+        "batches": BatchConfig(max_s=4.0, buckets=2),
+        "spec_augment": SpecAugmentConfig(time_width=5),
+        "seed": 5,
+    }
+    return Material(**{**options, **changes})
+
+
+def run(corpus, out, *, config=QUICK, model_config=SMALL, **changes):
+    model = recogniser(model_config)
+    return fit(model, material(corpus, model, **changes), config=config, out=out)
+
+
+def log_of(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def assert_equal(some, other):
+    some, other = dict(some.state_dict()), dict(other.state_dict())
+    assert some.keys() == other.keys()
+    for name in some:
+        assert torch.equal(some[name], other[name]), name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    return out, run(corpus, out)
+
+
+def test_a_run_writes_model_state_and_log(uninterrupted):
+    out, model = uninterrupted
+    assert_equal(Recogniser.load(out / "model"), model)
+    lines = log_of(out)
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    for line in lines:
+        assert 0 <= line["best_dev_wer"] <= line["dev_wer"]
+        assert 0 <= line["blank_share"] <= 1
+        assert line["gradient_norm"] > 0
+        assert line["skipped_steps"] == line["unusable_utterances"] == 0
+    assert sorted(path.name for path in (out / "resume").iterdir()) == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_killed_run_ends_with_the_same_weights(
+    uninterrupted, corpus, tmp_path, monkeypatch, workers
+):
+    config = dataclasses.replace(QUICK, workers=workers)
+    steps = log_of(uninterrupted[0])[0]["step"]
+    place = {"at": steps + 1}
+    original = Utterances.__getitem__
+
+    def dying(self, batch):
+        if batch.epoch == 1 and batch.number == place["at"] - steps:
+            raise Killed
+        return original(self, batch)
+
+    monkeypatch.setattr(Utterances, "__getitem__", dying)
+    with pytest.raises(Killed):
+        run(corpus, tmp_path, config=config)
+    monkeypatch.setattr(Utterances, "__getitem__", original)
+    resumed = run(corpus, tmp_path, config=config)
+    assert [line["epoch"] for line in log_of(tmp_path)] == [0, 1, 2]
+    assert_equal(resumed, uninterrupted[1])
+
+
+def test_accumulation_schedule_and_mean_of_epochs(corpus, tmp_path):
+    config = dataclasses.replace(
+        QUICK, accumulate=2, schedule="noam", average_epochs=2, averaging=0.0, precision="bf16"
+    )
+    run(corpus, tmp_path / "a", config=config, model_config=SMALL_RECURRENT)
+    lines = log_of(tmp_path / "a")
+    assert lines[-1]["step"] == math.ceil(lines[-1]["step"] / 3) * 3
+    assert all(math.isfinite(line["dev_loss"]) for line in lines)
+
+
+def test_two_views_resume_exactly_too(corpus, tmp_path, monkeypatch):
+    config = dataclasses.replace(QUICK, consistency=0.2)
+    whole = run(corpus, tmp_path / "a", config=config)
+    original = Utterances.__getitem__
+
+    def dying(self, batch):
+        if batch.epoch == 2:
+            raise Killed
+        return original(self, batch)
+
+    monkeypatch.setattr(Utterances, "__getitem__", dying)
+    with pytest.raises(Killed):
+        run(corpus, tmp_path / "b", config=config)
+    monkeypatch.setattr(Utterances, "__getitem__", original)
+    assert_equal(run(corpus, tmp_path / "b", config=config), whole)
+
+
+def test_time_ends_a_run_and_its_schedule(corpus, tmp_path):
+    config = dataclasses.replace(QUICK, epochs=500, max_minutes=1 / 60)
+    run(corpus, tmp_path, config=config)
+    assert len(log_of(tmp_path)) < 400
+    assert log_of(tmp_path)[-1]["learning_rate"] < 1e-4
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(corpus, tmp_path, monkeypatch):
+    original = Utterances.__getitem__
+
+    def spoiling(self, batch):
+        found = original(self, batch)
+        if self.config is not None and batch.number == 0:
+            found.x[:] = float("nan")
+        return found
+
+    monkeypatch.setattr(Utterances, "__getitem__", spoiling)
+    model = run(corpus, tmp_path)
+    assert [line["skipped_steps"] for line in log_of(tmp_path)] == [1, 1, 1]
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_memory_running_out_names_the_setting(corpus, tmp_path, monkeypatch):
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Utterances, "__getitem__", exhausted)
+    with pytest.raises(JobError, match=r"batches\.max_s"):
+        run(corpus, tmp_path)
+
+
+def test_what_cannot_be_learnt_is_dropped_and_named(corpus):
+    cuts = list(corpus[0])
+    model = recogniser()
+    texts = [cut.supervisions[0].text for cut in cuts]
+    cuts[0].supervisions[0].text = "a" * 500
+    cuts[1].supervisions[0].text = None
+    checked = check(cuts, model)
+    assert set(checked.dropped) == {cuts[0].id, cuts[1].id}
+    assert "500 tokens need 999 frames" in checked.dropped[cuts[0].id]
+    cuts[0].supervisions[0].text = "xyz " + texts[0]
+    with pytest.raises(RequestError, match="unknown to the tokenizer"):
+        check(cuts, model)
+    assert len(check(cuts, model, max_unknown=0.5).utterances) == len(cuts) - 1
+    for cut, text in zip(cuts, texts, strict=True):
+        cut.supervisions[0].text = text
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_what_an_utterance_gets_does_not_depend_on_its_batch(corpus, stored):
+    cuts = list(corpus[0])[:3]
+    model = recogniser()
+    tokens = check(cuts, model).tokens
+    if stored:
+        inputs = recogniser(stored=True).inputs
+        inputs.load = lambda cut: torch.randn(30, 5, generator=torch.manual_seed(len(cut.id)))
+    else:
+        inputs = model.inputs
+    data = Utterances(inputs, tokens, config=AugmentConfig(), seed=3)
+    alone = data[CutBatch(4, 0, (cuts[1],))]
+    together = data[CutBatch(4, 9, tuple(cuts))]
+    length = int(alone.lengths[0])
+    assert int(together.lengths[1]) == length
+    assert torch.equal(together.x[1, :length], alone.x[0])
+    later = [data[CutBatch(epoch, 0, (cuts[1],))].x for epoch in range(5, 12)]
+    assert not all(torch.equal(x, alone.x) for x in later)
+
+
+def small(**changes):
+    options = {"sparse": SMALL, "fit": QUICK, "frontend": {"type": "logmel", "mels": 20}}
+    return TrainConfig(**{**options, **changes})
+
+
+def test_another_run_s_folder_is_refused(corpus, tmp_path):
+    cuts = list(corpus[0])
+    config = small(fit=dataclasses.replace(QUICK, epochs=1))
+    train_recogniser(cuts, cuts, out=tmp_path, config=config)
+    with pytest.raises(RequestError, match="other settings"):
+        train_recogniser(cuts, cuts, out=tmp_path, config=dataclasses.replace(config, seed=1))
+    with pytest.raises(RequestError, match="other settings"):
+        train_recogniser(cuts[1:], cuts, out=tmp_path, config=config)
+    report = json.loads((tmp_path / "train.json").read_text())
+    assert report["utterances"] == {"training": len(cuts), "dev": len(cuts)}
+    assert report["left_out"] == {"training": {}, "dev": {}}
+
+
+@pytest.mark.parametrize(("rate", "status"), [(8e-3, 0), (1e-7, 1)])
+def test_the_self_test_says_whether_a_batch_can_be_learnt(
+    corpus, tmp_path, monkeypatch, rate, status
+):
+    if status:
+        monkeypatch.setattr("speechkit.asr.train._OVERFIT_STEPS", 20)
+    config = small(fit=dataclasses.replace(QUICK, learning_rate=rate))
+    manifest = corpus[1] / "manifest.jsonl"
+    found = train(cuts=[manifest], out=tmp_path, overfit_batch=True, config=config)
+    assert found == status
+    assert not (tmp_path / "model").exists()
+
+
+def test_too_few_cuts_for_a_dev_set_are_refused(corpus, tmp_path):
+    with pytest.raises(RequestError, match="too few to set a dev set aside"):
+        train(cuts=[corpus[1] / "manifest.jsonl"], out=tmp_path, config=small())
+
+
+@pytest.mark.parametrize("tokens", ["bytes", "sentencepiece"])
+def test_other_tokens(corpus, tmp_path, tokens):
+    cuts = list(corpus[0])
+    config = small(tokens=tokens, token_count=12, fit=dataclasses.replace(QUICK, epochs=1))
+    model = train_recogniser(cuts, cuts, out=tmp_path, config=config)
+    assert model.tokenizer.kind == tokens
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(0, 0.1), (9, 1.0), (10, 1.0), (55, 0.5), (100, 0.0), (200, 0.0)]
+)
+def test_the_cosine(step, expected):
+    config = FitConfig(warmup_steps=10)
+    assert config.rate(step, 100) == pytest.approx(expected, abs=1e-6)
+
+
+def test_noam_and_the_clock():
+    assert FitConfig(warmup_steps=10, schedule="noam").rate(39, 100) == pytest.approx(0.5)
+    assert FitConfig(warmup_steps=10).rate(20, 100, clock=1.0) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"averaging": 1.0}, {"accumulate": 0}])
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(RequestError, match=next(iter(wrong))):
+        FitConfig(**wrong)

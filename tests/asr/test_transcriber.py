@@ -1,0 +1,246 @@
+"""Transcribing: any recording there may be, in one pass, in chunks, in pieces."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from speechkit import cli
+from speechkit.asr import DecodingConfig, Recogniser, Transcriber
+from speechkit.asr.decoding import pieces_at_blanks
+from speechkit.asr.scoring import Transcript, score
+from speechkit.audio import SAMPLE_RATE, load, write_wav
+from speechkit.errors import AudioError, RequestError
+from tests.asr.speech import SMALL, recogniser
+
+
+@pytest.fixture(scope="module")
+def transcriber(trained):
+    return Transcriber.load(trained)
+
+
+@pytest.fixture
+def clip(corpus):
+    cut = next(iter(corpus[0]))
+    return cut, cut.recording.sources[0].source, cut.supervisions[0].text.lower()
+
+
+def wer(transcriber, cuts):
+    return score(
+        Transcript(cut.id, transcriber.recogniser.reference(cut), transcriber.transcribe(cut).text)
+        for cut in cuts
+    ).words.rate
+
+
+def test_path_samples_and_cut_give_the_same(transcriber, clip):
+    cut, path, text = clip
+    samples = load(path)
+    pcm = (samples * 32768).astype(np.int16)
+    found = [transcriber.transcribe(one) for one in (cut, path, samples, pcm)]
+    assert [one.text for one in found] == [text] * 4
+    hypothesis = found[0]
+    assert len(hypothesis.tokens) == len(hypothesis.times) == len(text)
+    assert list(hypothesis.times) == sorted(hypothesis.times)
+    assert [word.text for word in hypothesis.words] == text.split()
+    assert 0 < hypothesis.confidence <= 1
+    assert hypothesis.words[-1].end_s <= cut.duration + transcriber.recogniser.frame_s
+
+
+@pytest.mark.parametrize("rate", [8_000, 48_000])
+def test_any_rate_and_number_of_channels(transcriber, clip, tmp_path, rate):
+    import soxr
+
+    _, path, text = clip
+    samples = soxr.resample(load(path), SAMPLE_RATE, rate)
+    soundfile.write(tmp_path / "x.wav", np.stack([samples, samples], axis=1), rate)
+    found = transcriber.transcribe(tmp_path / "x.wav").text
+    # the highest tone of these clips is near half of 8 kHz
+    assert found == text if rate > SAMPLE_RATE else found
+
+
+@pytest.mark.parametrize(
+    "samples", [np.zeros(0), np.zeros(20_000), np.zeros(5), 2e-5 * np.ones(9_000)]
+)
+def test_nothing_to_hear_is_an_empty_transcript(transcriber, tmp_path, samples):
+    samples = samples.astype(np.float32)
+    soundfile.write(tmp_path / "x.wav", samples, SAMPLE_RATE)
+    for recording in (samples, tmp_path / "x.wav"):
+        hypothesis = transcriber.transcribe(recording)
+        assert (hypothesis.text, hypothesis.tokens, hypothesis.words) == ("", (), ())
+
+
+@pytest.mark.parametrize("searching", [False, True])
+def test_a_clip_shorter_than_a_frame(trained, searching):
+    transcriber = Transcriber.load(trained, DecodingConfig(beam=4 if searching else 1))
+    transcriber.transcribe(0.1 * np.ones(3, dtype=np.float32))
+
+
+def test_what_is_no_audio_is_named(transcriber, tmp_path):
+    with pytest.raises(AudioError, match="NaN"):
+        transcriber.transcribe(np.full(100, np.nan))
+    (tmp_path / "x.wav").write_text("not audio")
+    with pytest.raises(AudioError, match=r"x\.wav"):
+        transcriber.transcribe(tmp_path / "x.wav")
+    with pytest.raises(AudioError, match="no such file"):
+        transcriber.transcribe(tmp_path / "y.wav")
+
+
+def test_chunks_merge_to_what_one_pass_gives(trained, corpus):
+    """Frames are the same but for a few, whose surroundings a chunk does not hold."""
+    clips = [load(cut.recording.sources[0].source) for cut in corpus[0]]
+    joined = np.concatenate(clips)
+    config = DecodingConfig(chunk_s=3.0, overlap_s=1.5)
+    one_pass, chunked = (
+        Transcriber.load(trained, decoding).log_probs(joined)
+        for decoding in (DecodingConfig(), config)
+    )
+    assert one_pass.shape == chunked.shape
+    assert (one_pass.argmax(-1) == chunked.argmax(-1)).float().mean() > 0.97
+
+
+@given(
+    frames=st.integers(1, 400),
+    chunk_s=st.sampled_from([0.1, 0.5, 1.0, 7.0]),
+    share=st.floats(0, 0.95),
+)
+@settings(max_examples=60, deadline=None)
+def test_chunks_cover_every_frame_once(frames, chunk_s, share):
+    config = DecodingConfig(chunk_s=chunk_s, overlap_s=chunk_s * share)
+    transcriber = Transcriber(recogniser(), config)
+    covered = []
+    for start, end, keep in transcriber._spans(frames):
+        assert 0 <= start < end <= frames
+        outs = range(start // 2, start // 2 + -(-(end - start) // 2))
+        covered += list(outs)[keep]
+    assert covered == list(range(-(-frames // 2)))
+
+
+def test_dense_encoders_take_chunks_by_themselves():
+    dense = Transcriber(recogniser(dataclasses.replace(SMALL, patterns=("Dense()",))))
+    sparse = Transcriber(recogniser())
+    long = 100 * 60
+    assert len(list(dense._spans(long))) > 1
+    assert len(list(sparse._spans(long))) == 1
+
+
+def test_a_lexicon_and_a_language_model_are_obeyed(trained, corpus, tmp_path):
+    from speechkit.asr import kneser_ney
+
+    cuts = list(corpus[0])
+    texts = [cut.supervisions[0].text.lower() for cut in cuts]
+    words = sorted({word for text in texts for word in text.split()})
+    (tmp_path / "words.txt").write_text("\n".join(words) + "\n")
+    kneser_ney.train(texts).save(tmp_path / "lm.arpa")
+    lexicon = Transcriber.load(trained, DecodingConfig(lexicon=tmp_path / "words.txt", beam=8))
+    assert wer(lexicon, cuts[:4]) == 0
+    both = DecodingConfig(lexicon=tmp_path / "words.txt", lm=tmp_path / "lm.arpa")
+    assert wer(Transcriber.load(trained, both), cuts[:4]) == 0
+    (tmp_path / "other.txt").write_text("dd\n")
+    only = Transcriber.load(trained, DecodingConfig(lexicon=tmp_path / "other.txt"))
+    found = {word for cut in cuts for word in only.transcribe(cut).text.split()}
+    assert found <= {"dd"}
+
+
+def test_a_language_model_of_other_words_is_refused(trained, tmp_path):
+    from speechkit.asr import kneser_ney
+
+    kneser_ney.train(["HELLO WORLD"]).save(tmp_path / "lm.arpa")
+    with pytest.raises(RequestError, match="mind the case"):
+        Transcriber.load(trained, DecodingConfig(lm=tmp_path / "lm.arpa"))
+
+
+@given(st.integers(1, 30), st.lists(st.booleans(), max_size=100))
+@settings(max_examples=80, deadline=None)
+def test_pieces_hold_everything(frames, blanks):
+    log_probs = torch.tensor([[0.9, 0.1] if b else [0.1, 0.9] for b in blanks]).reshape(-1, 2).log()
+    pieces = list(pieces_at_blanks(log_probs, frames))
+    assert torch.equal(torch.cat(pieces), log_probs)
+    assert all(len(piece) <= frames for piece in pieces)
+
+
+def test_a_long_recording_is_searched_in_pieces(trained, corpus, monkeypatch):
+    from speechkit.asr import transcriber as module
+
+    cuts = list(corpus[0])[:4]
+    joined = np.concatenate([load(cut.recording.sources[0].source) for cut in cuts])
+    whole = Transcriber.load(trained, DecodingConfig(beam=4)).transcribe(joined)
+    monkeypatch.setattr(module, "_PIECE_S", 2.0)
+    pieces = Transcriber.load(trained, DecodingConfig(beam=4)).transcribe(joined)
+    assert score([Transcript("x", whole.text, pieces.text)]).characters.rate < 0.2
+
+
+def test_a_model_of_stored_features_takes_them(tmp_path):
+    transcriber = Transcriber(recogniser(stored=True))
+    transcriber.transcribe(np.random.default_rng(0).standard_normal((60, 5)))
+    assert transcriber.transcribe(np.zeros((0, 5))).text == ""
+    with pytest.raises(RequestError, match=r"give \(frames, 5\)"):
+        transcriber.transcribe(np.zeros((10, 4)))
+    with pytest.raises(RequestError, match="stored features"):
+        transcriber.transcribe(tmp_path / "x.wav")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"beam": 0}, {"chunk_s": -1.0}, {"chunk_s": 2.0, "overlap_s": 2.0}]
+)
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(RequestError, match=next(iter(wrong))):
+        DecodingConfig(**wrong)
+
+
+def run_verb(function, *words, positional=()):
+    return cli._call(function, [str(word) for word in words], prog="x", positional=positional)
+
+
+def transcribe(*words):
+    from speechkit.asr.transcribe import transcribe as verb
+
+    return run_verb(verb, *words, positional=("files",))
+
+
+def test_the_verb_names_broken_files_and_goes_on(trained, corpus, tmp_path, capsys, caplog):
+    folder = tmp_path / "audio"
+    (folder / "deep").mkdir(parents=True)
+    for index, cut in enumerate(list(corpus[0])[:3]):
+        write_wav(folder / "deep" / f"{index}.wav", load(cut.recording.sources[0].source))
+    assert transcribe(folder, "--model", trained) == 0
+    lines = capsys.readouterr().out.splitlines()
+    texts = [cut.supervisions[0].text.lower() for cut in list(corpus[0])[:3]]
+    assert lines == [f"deep/{i}.wav\t{text}" for i, text in enumerate(texts)]
+    (folder / "broken.wav").write_text("no audio")
+    out = tmp_path / "out"
+    assert transcribe(folder, "--model", trained, "--out", out, "--format", "json") == 1
+    assert "1 of 4 not transcribed: broken.wav" in caplog.text
+    assert json.loads((out / "deep" / "1.wav.json").read_text())["text"] == texts[1]
+
+
+@pytest.mark.parametrize("form", ["txt", "json", "srt", "ctm", "textgrid"])
+def test_formats(trained, clip, capsys, form):
+    _, path, text = clip
+    assert transcribe(path, "--model", trained, "--format", form) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in text.split())
+
+
+def test_an_empty_folder_is_a_wrong_request(trained, tmp_path):
+    with pytest.raises(RequestError, match="holds no file"):
+        transcribe(tmp_path, "--model", trained)
+
+
+def test_standard_input(trained, clip, capsys, monkeypatch):
+    import io
+    import types
+
+    _, path, text = clip
+    pcm = (load(path) * 32768).astype("<i2").tobytes()
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(pcm)))
+    assert transcribe("-", "--model", trained) == 0
+    assert capsys.readouterr().out == text + "\n"
+
+
+def test_a_folder_is_loaded_ready(trained):
+    assert not Recogniser.load(trained).training
