@@ -3,6 +3,7 @@
 Shapes: B batch, H heads, T positions, D size of q and k, E size of v.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -29,14 +30,13 @@ def sparse_attention(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """Return the output (B, H, T, E) and the log-sum-exp (B, H, T) by what the backend chooses."""
-    output = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
-    lse = torch.empty(q.shape[:3], dtype=_statistics_type(q), device=q.device)
     code = _code(backend, pattern, q, v, causal=causal, has_lengths=key_lengths is not None)
+    results = []
     for head, heads in _head_groups(pattern, q.shape[1]):
         folded = (_folded(q, heads), _folded(k, heads), _folded(v, heads))
-        results = _forward(folded, key_lengths, head, causal=causal, scale=scale, code=code)
-        for whole, result in zip((output, lse), results, strict=True):
-            whole[:, heads] = _unfolded(result, q.shape[0])
+        found = _forward(folded, key_lengths, head, causal=causal, scale=scale, code=code)
+        results.append((heads, found))
+    output, lse = _of_all_heads(results, q.shape[0])
     return output, lse
 
 
@@ -73,18 +73,18 @@ def sparse_attention_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v."""
-    results = _empty(q), _empty(k), _empty(v)
     code = _code(backend, pattern, q, v, causal=causal, has_lengths=key_lengths is not None)
     # a query without keys has nothing to learn: its output and log-sum-exp are constants
     lse_gradient = lse_gradient.masked_fill(lse == -torch.inf, 0.0)
     delta = torch.stack([_dots(*pair, lse.dtype) for pair in zip(output, gradient, strict=True)])
     delta.sub_(lse_gradient)
+    results = []
     for head, heads in _head_groups(pattern, q.shape[1]):
         folded = [_folded(x, heads) for x in (gradient, q, k, v, output, lse, delta)]
-        some = _backward(folded, key_lengths, head, causal=causal, scale=scale, code=code)
-        for whole, result in zip(results, some, strict=True):
-            whole[:, heads] = _unfolded(result, q.shape[0])
-    return results
+        found = _backward(folded, key_lengths, head, causal=causal, scale=scale, code=code)
+        results.append((heads, found))
+    dq, dk, dv = _of_all_heads(results, q.shape[0])
+    return dq, dk, dv
 
 
 @sparse_attention_backward.register_fake
@@ -216,9 +216,18 @@ def _folded(x: Tensor, heads: slice | list[int]) -> Tensor:
     return x[:, heads].contiguous().flatten(0, 1)
 
 
-def _unfolded(x: Tensor, batch: int) -> Tensor:
-    """Return (X, T, ...) as (B, H, T, ...)."""
-    return x.view(batch, len(x) // batch, *x.shape[1:])
+def _of_all_heads(
+    results: Sequence[tuple[slice | list[int], tuple[Tensor, ...]]], batch: int
+) -> tuple[Tensor, ...]:
+    """Return each result as (B, H, T, ...), given those of some heads as (X, T, ...)."""
+    unfolded = [
+        [x.contiguous().view(batch, len(x) // batch, *x.shape[1:]) for x in found]
+        for _, found in results
+    ]
+    if len(results) == 1:
+        return tuple(unfolded[0])
+    place = torch.tensor([head for heads, _ in results for head in heads]).argsort()  # type: ignore[union-attr]
+    return tuple(torch.cat(pieces, dim=1)[:, place] for pieces in zip(*unfolded, strict=True))
 
 
 def _dots(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
