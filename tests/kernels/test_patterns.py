@@ -16,6 +16,7 @@ from speechkit.kernels.patterns import (
     Local,
     Merged,
     OwnBlock,
+    Pattern,
     PerHead,
     Strided,
 )
@@ -107,7 +108,7 @@ def rule(length, seen):
             lambda i, j: ((0, 1), (1, 1))[i // 15][j // 15] or i == j,
         ),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, Pattern) else "",
 )
 def test_each_rule_pair_by_pair(pattern, seen):
     # 29 leaves a partial last block
