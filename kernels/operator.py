@@ -34,7 +34,8 @@ def sparse_attention(
     results = []
     for head, heads in _head_groups(pattern, q.shape[1]):
         folded = (_folded(q, heads), _folded(k, heads), _folded(v, heads))
-        found = _forward(folded, key_lengths, head, causal=causal, scale=scale, code=code)
+        with torch.autocast(q.device.type, enabled=False):  # which would round the statistics
+            found = _forward(folded, key_lengths, head, causal=causal, scale=scale, code=code)
         results.append((heads, found))
     output, lse = _of_all_heads(results, q.shape[0])
     return output, lse
@@ -81,7 +82,8 @@ def sparse_attention_backward(
     results = []
     for head, heads in _head_groups(pattern, q.shape[1]):
         folded = [_folded(x, heads) for x in (gradient, q, k, v, output, lse, delta)]
-        found = _backward(folded, key_lengths, head, causal=causal, scale=scale, code=code)
+        with torch.autocast(q.device.type, enabled=False):
+            found = _backward(folded, key_lengths, head, causal=causal, scale=scale, code=code)
         results.append((heads, found))
     dq, dk, dv = _of_all_heads(results, q.shape[0])
     return dq, dk, dv

@@ -133,9 +133,9 @@ def _block(config: StackConfig, positions: int, half: bool) -> _Block:
     hidden = 2 * config.feed_forward_ratio * width * number
     # gradients in the stream and at the end of the branch
     arriving = stream + (width * number if half or config.dropout else 0)
-    # inputs copied head by head, and their gradients in float32, as results and put together
-    attending = (keys + 3 * width) * number + (keys + width) * (_FLOAT + number)
-    attending += (keys + width) * number if half else 0
+    # inputs copied head by head, and their gradients, which half precision adds up in float32
+    attending = (keys + 3 * width) * number
+    attending += (keys + width) * (number + (_FLOAT if half else 0))
     if config.feed_forward_steps and config.recompute:
         feed_forward += width * (_FLOAT - number)  # the pieces' input, before it is cast
         piece = min(positions, config.feed_forward_steps)

@@ -170,3 +170,20 @@ def test_export_holds_the_operator(pattern):
     assert "speechkit.sparse_attention.default" in names
     x = torch.randn(2, 57, 8)
     torch.testing.assert_close(program.module()(x), layer(x))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "dense"])
+def test_autocast_does_not_round_what_is_computed_inside(backend):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 70, 16, generator=generator) for _ in range(3))
+    pattern = Merged(Local(8), Strided(8))
+
+    def results():
+        inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+        output = sparse_attention(*inputs, pattern, backend=backend)
+        return (output, *torch.autograd.grad(output.square().sum(), inputs))
+
+    plain = results()
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = results()
+    assert all(map(torch.equal, plain, under_autocast))
