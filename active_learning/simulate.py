@@ -47,7 +47,7 @@ _EMBEDDING = "embedding"
 class Fit(Protocol[M]):
     """Trains a model."""
 
-    def __call__(self, cuts: Cuts, init: M | None, seed: int, out: Path) -> M:
+    def __call__(self, cuts: Cuts, init: M | None, *, seed: int, out: Path) -> M:
         """Return a model trained on clips, from ``init`` if there is one.
 
         Asked again for an ``out`` where it was finished, it returns the model that is there; where
@@ -222,7 +222,7 @@ class _Run:
     @cached_property
     def base_model(self) -> Any:
         """The base model: trained once, then what ``fit`` finds in its folder."""
-        return self.fit(list(self.split.base), None, self.seed, self.folder / "base")
+        return self.fit(list(self.split.base), None, seed=self.seed, out=self.folder / "base")
 
     def base_and_whole(self) -> None:
         """Fill the cells that all strategies share."""
@@ -283,7 +283,7 @@ class _Run:
     def _train(self, cell: str, queried: Cuts) -> Any:
         init = self.base_model if self.config.training == "continue" else None
         cuts = [*self.split.base, *sorted(queried, key=lambda cut: cut.id)]
-        return self.fit(cuts, init, self.seed, self.folder / cell)
+        return self.fit(cuts, init, seed=self.seed, out=self.folder / cell)
 
     def _path(self, name: str, share: float) -> Path:
         plain = re.sub(r"[^A-Za-z0-9_.=+-]", "_", name)

@@ -109,6 +109,14 @@ GROUPS = {
             ),
         },
     ),
+    "density": Group(
+        "density models of bytes",
+        {
+            "train": Verb("speechkit.density.train:train", "train a density model"),
+            "evaluate": Verb("speechkit.density.evaluate:evaluate", "measure bits per byte"),
+            "sample": Verb("speechkit.density.sample:sample", "draw text, pictures or sound"),
+        },
+    ),
     "kernels": Group(
         "sparse attention",
         {
@@ -232,7 +240,7 @@ def _overview() -> str:
     return f"""\
 usage: speechkit [-q] GROUP VERB [options]
 
-Keyword spotting, speech recognition and active learning, on sparse attention.
+Keyword spotting, speech recognition, active learning and density models, on sparse attention.
 
 groups:
 {_table(rows)}

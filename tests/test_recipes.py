@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
+from speechkit import manifests
 from speechkit.audio import write_wav
 from speechkit.cli import run_recipe
 from speechkit.kws.detector import Detector
@@ -71,3 +73,163 @@ def test_speech_commands(tmp_path, capsys):
     assert "12-class accuracy" in capsys.readouterr().out
     report = json.loads((tmp_path / "out" / "sentences" / "report.json").read_text())
     assert {row["keyword"] for row in report["rows"]} == set(recipe.COMMANDS)
+
+
+def write_words(folder, texts, speakers, *, clips=1):
+    """Write clips of noise, and a manifest in which they are said to be speech."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for speaker in speakers:
+        for text in texts:
+            for index in range(clips):
+                name = f"{speaker}-{text.replace(' ', '_')}-{index}.wav"
+                write_wav(folder / name, 0.1 * rng.standard_normal(12_000, dtype=np.float32))
+                rows.append({"audio_filepath": name, "text": text, "speaker": speaker})
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return manifest
+
+
+TINY_ASR = [
+    *("--sparse.layers", "1", "--sparse.width", "16", "--sparse.heads", "2"),
+    *("--sparse.subsampling.channels", "4", "--fit.epochs", "1"),
+]
+
+
+def test_asr_digits(tmp_path, capsys):
+    manifest = write_words(tmp_path, ["seven", "4", "yes"], ["a", "b", "c"], clips=4)
+    out = tmp_path / "out"
+    words = ["--clips", manifest, "--out", out, "--recordings", "6"]
+    assert run(load("asr_digits").asr_digits, *words, *TINY_ASR) == 0
+    assert "of strings right" in capsys.readouterr().out
+    test, dev = ((out / f"{part}_speakers.txt").read_text() for part in ("test", "dev"))
+    assert test != dev
+    (row, *_) = (out / "utterances.jsonl").read_text().splitlines()
+    assert set(json.loads(row)["reference"].split()) <= {"seven", "four"}
+    assert json.loads(row)["speaker"] == test.strip()
+
+
+def test_asr_sentences(tmp_path, capsys):
+    one = write_words(tmp_path / "one", [f"line {letter}" for letter in "abcdef"], ["x"], clips=2)
+    two = write_words(tmp_path / "two", ["hello there", "good day"], ["p", "q", "r", "s"])
+    out = tmp_path / "out"
+    words = ["--cuts", one, two, "--out", out, "--folds", "4", "--joined-s", "6"]
+    assert run(load("asr_sentences").asr_sentences, *words, *TINY_ASR) == 0
+    said = capsys.readouterr().out
+    assert "sets/one" in said
+    assert "sets/two" in said
+    lines = [json.loads(line) for line in (out / "utterances.jsonl").read_text().splitlines()]
+    assert len({line["speaker"] for line in lines if line["speaker"] != "x"}) == 1
+    held = {line["reference"] for line in lines if line["speaker"] == "x"}
+    joined = " ".join(cut.supervisions[0].text for cut in manifests.read(out / "joined"))
+    assert held
+    assert not any(sentence in joined for sentence in held)
+
+
+def test_asr_librispeech(tmp_path, capsys):
+    recipe = load("asr_librispeech")
+    rng = np.random.default_rng(0)
+    for number, part in enumerate((*recipe.TRAINING[100], *recipe.DEV, *recipe.TEST), start=1):
+        chapter = tmp_path / "LibriSpeech" / part / f"{number}" / "7"
+        names = [f"{number}-7-{index:04d}" for index in range(3)]
+        chapter.mkdir(parents=True)
+        for name in names:
+            soundfile.write(chapter / f"{name}.flac", 0.1 * rng.standard_normal(24_000), 16_000)
+        lines = "".join(f"{name} HE SAID SO\n" for name in names)
+        (chapter / f"{number}-7.trans.txt").write_text(lines)
+    words = ["--out", tmp_path / "out", "--dry-run", "--jobs", "1"]
+    root = ["--root", tmp_path / "LibriSpeech"]
+    assert run(recipe.asr_librispeech, *root, *words) == 0
+    assert "test-other: WER" in capsys.readouterr().out
+    assert (tmp_path / "out" / "cuts" / "train-clean-100" / "cuts.jsonl.gz").is_file()
+    assert run(recipe.asr_librispeech, *root, *words, "--hours", "960") == 2
+    assert "unpack train-clean-360.tar.gz" in capsys.readouterr().err
+
+
+def test_asr_long_measures_steps(tmp_path, capsys):
+    words = ["--out", tmp_path, "--steps.lengths-s", "[1.0]", "--steps.steps", "1"]
+    small = [word.replace("--sparse", "--steps.encoder") for word in TINY_ASR[:-2]]
+    pattern = ["--steps.patterns", "['Local(8)']"]
+    recipe = load("asr_long").asr_long
+    assert run(recipe, *words, *small, *pattern) == 0
+    assert "| Local(8) | 1 |" in capsys.readouterr().out
+    assert run(recipe, "--out", tmp_path, "--cuts", tmp_path) == 2
+    assert "give both" in capsys.readouterr().err
+
+
+def features_of_an4(folder, *, speakers=14, each=6):
+    """Write a portion of AN4's form: random cepstra."""
+    rng = np.random.default_rng(0)
+    rows, blocks, offset = [], [], 0
+    for number in range(speakers * each):
+        frames = int(rng.integers(60, 90))
+        text = " ".join(rng.choice(["ab", "ba", "aab"], 2))
+        row = {"utt": f"u{number}", "offset": offset, "frames": frames, "text": text}
+        rows.append(row | {"speaker": f"s{number % speakers}"})
+        blocks.append(rng.standard_normal((frames, 13)).astype(np.float16))
+        offset += frames
+    folder.mkdir()
+    np.savez(folder / "feats.npz", mfc=np.concatenate(blocks))
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_active_learning_on_an4(tmp_path):
+    recipe = load("al_an4").al_an4
+    words = ["--root", features_of_an4(tmp_path / "an4"), "--out", tmp_path / "out"]
+    quick = ["--heard_h", "0.001", "--seeds", "1"]
+    assert run(recipe, *words, *quick, "--stage", "2") == 2  # there is nothing to choose forms from
+    forms = ["--queries", "random", "egl", "egl:parameters=logits"]
+    assert run(recipe, *words, *quick, *forms) == 0
+    rows = (tmp_path / "out" / "stage-1" / "results.jsonl").read_text().splitlines()
+    assert len(rows) == 4
+    assert all(json.loads(row)["wer"] >= 0 for row in rows)
+
+
+def test_active_learning_on_digits(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(20):
+        write_wav(tmp_path / f"{index}.wav", beeps(*rng.uniform(300, 4000, 2), rng=rng)[4800:-4800])
+        rows.append({"audio_filepath": f"{index}.wav", "text": ["one", "two"][index % 2]})
+        rows[-1]["speaker"] = f"s{index % 4 // 2}"
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--root", tmp_path, "--out", tmp_path / "out", "--utterances", "20", "--seeds", "1"]
+    quick = ["--heard_h", "0.001", "--queries", "egl", "--shares", "[0.0,0.5]"]
+    assert run(load("al_digits").al_digits, *words, *quick) == 0
+    assert len((tmp_path / "out" / "runs" / "results.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_round_with_a_recogniser(tmp_path, capsys):
+    from tests.asr.speech import recogniser
+    from tests.asr.speech import write_corpus as write_speech
+
+    for part, seed in (("labelled", 0), ("pool", 1)):
+        write_speech(tmp_path / part, clips=10, seed=seed)
+    recogniser().save(tmp_path / "model")
+    names = ("labelled", "pool")
+    words = [word for name in names for word in (f"--{name}", tmp_path / name / "manifest.jsonl")]
+    words += ["--model", tmp_path / "model", "--test", tmp_path / "pool" / "manifest.jsonl"]
+    words += ["--out", tmp_path / "out", "--budget", "3", "--learner.train.fit.epochs", "1"]
+    recipe = load("al_asr").al_asr
+    assert run(recipe, *words) == 0
+    assert "run again with --labels" in capsys.readouterr().out
+    assert (tmp_path / "out" / "to_label" / "tasks.json").is_file()
+    assert run(recipe, *words, "--oracle") == 0
+    errors = json.loads((tmp_path / "out" / "errors.json").read_text())
+    assert set(errors["after"]) == {"wer", "cer"}
+
+
+def test_a_round_with_a_spotter(tmp_path):
+    from tests.kws.helpers import tiny_spotter
+
+    paths = write_corpus(tmp_path / "corpus")
+    labels = ("_silence_", "_unknown_", "computer")
+    tiny_spotter(labels=labels).save(tmp_path / "model")
+    words = ["--labelled", paths["positives"], "--pool", paths["negatives"]]
+    words += ["--test", paths["positives"], "--model", tmp_path / "model"]
+    words += ["--out", tmp_path / "out", "--budget", "3", "--learner.keywords", "[computer]"]
+    quick = [word.replace("--", "--learner.train.") if word[:2] == "--" else word for word in QUICK]
+    assert run(load("al_kws").al_kws, *words, *quick, "--oracle") == 0
+    errors = json.loads((tmp_path / "out" / "errors.json").read_text())
+    assert set(errors) == {"before", "after"}

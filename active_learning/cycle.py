@@ -1,0 +1,90 @@
+"""One round with people: choose clips of a pool and hand them over; take their labels back."""
+
+from pathlib import Path
+
+from lhotse import CutSet
+
+from speechkit import manifests
+from speechkit.active_learning.annotations import with_text
+from speechkit.active_learning.blocks import scores_folder
+from speechkit.active_learning.exchange import export, import_labels
+from speechkit.active_learning.query import Query
+from speechkit.active_learning.score import config_digest, model_digest, score
+from speechkit.active_learning.scoring import ScoringConfig
+from speechkit.active_learning.select import SELECTION_NAME, read_selection, select
+from speechkit.errors import JobError, RequestError
+
+SELECTION_FOLDER = "selection"
+EXPORT_FOLDER = "to_label"
+_LABELS_FOLDER = "labels"
+_ORACLE_NAME = "oracle.jsonl.gz"
+
+
+def hand_over(
+    pool: Path, *, model: Path, strategy: str, budget: str, out: Path, audio: bool = True
+) -> Path:
+    """Score, select and export; return the folder for the annotators.
+
+    A selection that stands in ``out`` is kept, whatever has become of the pool since: its clips may
+    be with the annotators already.
+
+    Parameters
+    ----------
+    strategy
+        such as egl or egl/per_second, see `Query.parse`.
+    audio
+        tasks for Label Studio; else cuts, for a pool of features.
+    """
+    selection, handed = out / SELECTION_FOLDER, out / EXPORT_FOLDER
+    if not (selection / SELECTION_NAME).is_file():
+        query = Query.parse(strategy)
+        config = ScoringConfig()
+        score(pool, model=model, out=out / "scores", strategy=[query.strategy], config=config)
+        folder = scores_folder(
+            out / "scores",
+            model_sha=model_digest(model),
+            config_sha=config_digest([query.strategy], config),
+        )
+        select(folder, cuts=pool, budget=budget, out=selection, config=query.selection(config.seed))
+    export(selection, to="label-studio" if audio else "lhotse", out=handed)
+    return handed
+
+
+def take_back(labels: Path, *, out: Path) -> CutSet:
+    """Import what annotators gave; return the cuts labelled so far, with their texts.
+
+    Raises
+    ------
+    JobError
+        if there is no label yet.
+    """
+    folder = out / _LABELS_FOLDER
+    import_labels(labels, selection=out / SELECTION_FOLDER, out=folder)
+    labelled = manifests.read(folder, allow_empty=True)
+    if len(labelled) == 0:
+        raise JobError(f"{labels}: holds no usable label; {folder / 'report.md'} says why")
+    return labelled
+
+
+def ask_oracle(names: dict[str, str], *, out: Path) -> Path:
+    """Write the selected clips with their known texts, in place of people.
+
+    Parameters
+    ----------
+    names
+        id -> text.
+
+    Raises
+    ------
+    RequestError
+        if the text of a selected clip is not known.
+    """
+    _, cuts = read_selection(out / SELECTION_FOLDER)
+    absent = [cut.id for cut in cuts if cut.id not in names]
+    if absent:
+        raise RequestError(
+            f"{len(absent)} of the selected clips have no text in the pool ({absent[0]}); have "
+            "them labelled"
+        )
+    manifests.write((with_text(cut, names[cut.id]) for cut in cuts), out / _ORACLE_NAME)
+    return out / _ORACLE_NAME

@@ -1,0 +1,54 @@
+"""What a study of strategies needs besides `simulate`: splits by seed, and forms fixed in time."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from lhotse.cut import Cut
+
+from speechkit.active_learning.jsonl import read_rows
+from speechkit.active_learning.results import results_path
+from speechkit.active_learning.simulate import Split
+from speechkit.errors import RequestError
+from speechkit.files import write_json
+from speechkit.seeds import seed_of
+
+
+def divide(training: Sequence[Cut], test: Sequence[Cut], *, base_share: float, seed: int) -> Split:
+    """Deal clips to base and pool by a hash of seed and id."""
+    order = sorted(training, key=lambda cut: seed_of("base", seed, cut.id))
+    count = round(base_share * len(order))
+    if not 0 < count < len(order):
+        raise RequestError(
+            f"{len(order)} clips, base share {base_share:g}: leaves no base or no pool"
+        )
+    return Split(base=order[:count], pool=order[count:], test=test)
+
+
+def fixed_best(
+    path: Path, *, results: Path, among: Sequence[str], count: int, metric: str = "wer"
+) -> list[str]:
+    """Return the strategies with the lowest mean error in a trial, or those that ``path`` names.
+
+    The first call writes the choice to ``path``, so that nothing seen later can change it.
+
+    Parameters
+    ----------
+    results
+        the folder of the trial.
+
+    Raises
+    ------
+    RequestError
+        if there is no trial, or it tried fewer than ``count`` of them.
+    """
+    if not path.is_file():
+        rows = read_rows(results_path(results))
+        errors = {name: [row[metric] for row in rows if row["strategy"] == name] for name in among}
+        tried = [name for name in among if errors[name]]
+        if len(tried) < count:
+            raise RequestError(f"{results}: tried {len(tried)} forms to choose {count} from")
+        write_json(path, sorted(tried, key=lambda name: float(np.mean(errors[name])))[:count])
+    chosen: list[str] = json.loads(path.read_text(encoding="utf-8"))
+    return chosen

@@ -1,0 +1,121 @@
+"""A measurement in a process of its own, so that its memory is its own, within limits."""
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speechkit.errors import RequestError
+
+GIB = 1 << 30
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Where a measurement is stopped.
+
+    Parameters
+    ----------
+    seconds, gib
+        the longest time, and the most memory of the process.
+    """
+
+    seconds: float = 1800.0
+    gib: float = 12.0
+
+    def __post_init__(self) -> None:
+        if not (self.seconds > 0 and self.gib > 0):
+            raise RequestError(f"seconds {self.seconds}, gib {self.gib}: must be positive")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a function returned, or why it was stopped; its peak memory, the imports included."""
+
+    value: Any = None
+    stopped: str | None = None
+    peak_bytes: int = 0
+
+
+def run_isolated(
+    function: Callable[..., Any], *arguments: Any, limits: Limits = Limits()
+) -> Outcome:
+    """Call a function of a module in a fresh process, with as many threads as this one has.
+
+    What the function raises, if it says that memory ran out, and what ends its process, is an
+    outcome; other errors are raised here.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    threads = torch.get_num_threads()
+    process = context.Process(target=_serve, args=(sending, threads, function, arguments))
+    begun = time.monotonic()
+    process.start()
+    sending.close()
+    try:
+        return _wait(process, receiving, begun, limits)
+    finally:
+        process.kill()
+        process.join()
+
+
+def _wait(process: SpawnProcess, receiving: Connection, begun: float, limits: Limits) -> Outcome:
+    peak = 0
+    while not receiving.poll(_POLL_S):
+        peak = max(peak, _memory_bytes("VmHWM", process.pid))
+        if peak > limits.gib * GIB:
+            return Outcome(stopped=f"over {limits.gib:g} GiB", peak_bytes=peak)
+        if time.monotonic() - begun > limits.seconds:
+            return Outcome(stopped=f"over {limits.seconds:g} s", peak_bytes=peak)
+    try:
+        outcome = receiving.recv()
+    except EOFError:
+        process.join()
+        stopped = f"the process ended with status {process.exitcode}: most likely out of memory"
+        return Outcome(stopped=stopped, peak_bytes=peak)
+    if isinstance(outcome, Exception):
+        raise outcome
+    assert isinstance(outcome, Outcome)
+    return outcome
+
+
+def _serve(
+    sending: Connection, threads: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    torch.set_num_threads(threads)
+    result: Outcome | Exception
+    try:
+        result = Outcome(function(*arguments), peak_bytes=own_peak_bytes())
+    except (RuntimeError, MemoryError) as error:
+        if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
+            result = error
+        else:
+            result = Outcome(stopped="out of memory", peak_bytes=own_peak_bytes())
+    except Exception as error:
+        result = error  # raised by who asked
+    sending.send(result)
+
+
+def own_peak_bytes() -> int:
+    """Return the most memory that this process has held: of the accelerator, where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    # not getrusage's, which begins with what the parent held when it started this process
+    return _memory_bytes("VmHWM", None)
+
+
+def _memory_bytes(name: str, process: int | None) -> int:
+    """Return a figure of Linux about a process; 0 where there is none."""
+    try:
+        text = Path(f"/proc/{process or 'self'}/status").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    found = [line for line in text.splitlines() if line.startswith(f"{name}:")]
+    return int(found[0].split()[1]) * 1024 if found else 0

@@ -1,0 +1,132 @@
+"""Training and measuring a spotter of many classes as active learning asks for it.
+
+`SPOTTER` is the learner that `speechkit al simulate speechkit.kws.learner:SPOTTER` names.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lhotse.cut import Cut
+
+from speechkit import manifests
+from speechkit.errors import RequestError
+from speechkit.kws.classify import accuracy
+from speechkit.kws.clips import load_clip
+from speechkit.kws.fit import FitConfig
+from speechkit.kws.rows import normalise
+from speechkit.kws.scenes import SceneConfig
+from speechkit.kws.spotter import SILENCE, UNKNOWN, Spotter
+from speechkit.kws.train import Split, TrainConfig, decode, train_spotter
+
+COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+
+_DEV_FOLDS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpotterLearner:
+    """Trains spotters that differ in their clips and seeds alone.
+
+    A clip's class is its label, or the text that an annotator gave it: one of the keywords, silence
+    (an empty text, or ``_silence_``), or any other word.
+
+    Attributes
+    ----------
+    keywords
+        the classes besides silence and other words.
+    train
+        settings; the epoch with the fewest misses on dev is kept.
+    noises
+        clips of noise for training; white noise without any.
+    dev
+        clips to choose the epoch on; a sixth of those to train on, if there are none.
+    """
+
+    keywords: tuple[str, ...] = COMMANDS
+    train: TrainConfig = TrainConfig(
+        classes="unknown-silence",
+        scenes=SceneConfig(positive_share=0.7, neighbour_probability=0.2, snr_db=(0.0, 30.0)),
+        fit=FitConfig(epochs=4, steps=100),
+    )
+    noises: tuple[Cut, ...] = ()
+    dev: tuple[Cut, ...] = ()
+
+    def fit(self, cuts: Sequence[Cut], init: Spotter | None, *, seed: int, out: Path) -> Spotter:
+        """Return a spotter trained on cuts, from ``init`` if there is one.
+
+        ``OUT/trained`` marks the end of a training; without it, the run goes on where it was.
+
+        Raises
+        ------
+        RequestError
+            if there are too few clips to set some aside, or a class is not known.
+        """
+        done = out / "trained"
+        if not done.is_file():
+            self._train(cuts, init, seed=seed, out=out)
+            done.touch()
+        shutil.rmtree(out / "resume", ignore_errors=True)
+        return Spotter.load(out / "model")
+
+    def evaluate(self, model: Spotter, cuts: Sequence[Cut]) -> dict[str, float]:
+        """Return the share of clips whose class is not found, as ``error``."""
+        labelled = [(load_clip(cut), self.class_of(cut)) for cut in cuts]
+        return {"error": 1 - accuracy(model, labelled).share}
+
+    def class_of(self, cut: Cut) -> str:
+        """Return a keyword, or the class of silence or of other words.
+
+        Raises
+        ------
+        RequestError
+            if the clip has neither label nor text.
+        """
+        label = manifests.label_of(cut)
+        name = manifests.text_of(cut) if label is None else label
+        if name is None:
+            raise RequestError(f"clip {cut.id}: has neither label nor text, so no class is known")
+        if label == SILENCE or name.strip() in ("", SILENCE):
+            return SILENCE
+        word = normalise(name)
+        return word if word in self.keywords else UNKNOWN
+
+    def _train(self, cuts: Sequence[Cut], init: Spotter | None, *, seed: int, out: Path) -> None:
+        training, dev = (list(cuts), list(self.dev)) if self.dev else _set_aside(cuts, seed)
+        start = None
+        if init is not None:
+            start = out / "init"
+            init.save(start)
+        train_spotter(
+            self._split(training, every_keyword=True),
+            self._split(dev, every_keyword=False),
+            out=out,
+            config=dataclasses.replace(self.train, seed=seed),
+            init=start,
+        )
+
+    def _split(self, cuts: Sequence[Cut], *, every_keyword: bool) -> Split:
+        """Decode cuts by class; a keyword without clips still is a class of the network."""
+        classes = {cut.id: self.class_of(cut) for cut in cuts}
+        positives = {
+            word: [cut for cut in cuts if classes[cut.id] == word] for word in self.keywords
+        }
+        if not every_keyword:
+            positives = {word: clips for word, clips in positives.items() if clips}
+        others = [cut for cut in cuts if classes[cut.id] not in self.keywords]
+        silent = frozenset(cut.id for cut in others if classes[cut.id] == SILENCE)
+        return dataclasses.replace(decode(positives, others, noises=self.noises), silent=silent)
+
+
+def _set_aside(cuts: Sequence[Cut], seed: int) -> tuple[list[Cut], list[Cut]]:
+    if len(cuts) < _DEV_FOLDS:
+        raise RequestError(
+            f"{len(cuts)} clips: too few to set a dev set aside; give {_DEV_FOLDS}, or dev"
+        )
+    of = manifests.folds(cuts, _DEV_FOLDS, by="clip", seed=seed).of
+    return [cut for cut in cuts if of[cut.id]], [cut for cut in cuts if not of[cut.id]]
+
+
+SPOTTER = SpotterLearner()

@@ -1,0 +1,120 @@
+r"""Does active learning pay on AN4? A fifth of the utterances is the base, the rest the pool.
+
+    python recipes/al_an4.py --root FOLDER --out out/al_an4 --stage 1
+    python recipes/al_an4.py --root FOLDER --out out/al_an4 --stage 2 --seeds 8
+    speechkit al compare out/al_an4/stage-2 --out out/al_an4/stage-2/report
+
+Stage 1 tries every scorer at one share of the pool. Stage 2 compares a few, on fresh seeds, over
+all shares; its two forms of EGL are the best of stage 1, fixed in OUT/stage-2/forms.json before it
+starts. Eight speakers are held out to measure on, unless --test is given, and four more to choose
+epochs on. Processes may share a stage, each with other seeds (--first_seed).
+"""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+from lhotse import CutSet
+
+from speechkit import an4, manifests
+from speechkit.active_learning.simulate import SHARES, SimulationConfig, simulate
+from speechkit.active_learning.study import divide, fixed_best
+from speechkit.asr.encoders import SparseConfig
+from speechkit.asr.learner import RecogniserLearner
+from speechkit.asr.optimisation import FitConfig
+from speechkit.asr.subsampling import SubsamplingConfig
+from speechkit.asr.train import TrainConfig
+from speechkit.asr.utterances import AugmentConfig
+from speechkit.batching import BatchConfig
+from speechkit.cli import run_recipe
+from speechkit.features import InputConfig
+from speechkit.specaugment import SpecAugmentConfig
+from speechkit.splits import hold_out_speakers
+
+TEST_SPEAKERS, DEV_SPEAKERS, BASE_SHARE = 8, 4, 0.2
+STAGES = {1: (0, 2, (0.0, 0.2)), 2: (100, 8, SHARES)}
+EGL_FORMS = (
+    "egl", "egl:weights=raw,k=100", "egl:weights=sample", "egl:weights=stratified",
+    "egl:power=1", "egl:normalise=frames", "egl:normalise=tokens", "egl:parameters=output",
+    "egl:parameters=logits", "egl/per_second", "egl/proportional", "egl/kmeans++", "cascade",
+)  # fmt: skip
+BASELINES = ("random", "longest", "entropy", "pctc", "true_gradient")
+OTHERS = ("shortest", "confidence", "confidence_per_token", "entropy_sum", "margin", "dropout")
+SUBSAMPLING = SubsamplingConfig(kind="1d", channels=96)
+SMALL = TrainConfig(
+    sparse=SparseConfig(subsampling=SUBSAMPLING, layers=3, width=96, patterns=("Local(64)",)),
+    inputs=InputConfig(deltas=2, normalisation="speaker"),
+    spec_augment=SpecAugmentConfig(time_masks=2, time_width=20, frequency_share=0.2),
+    batches=BatchConfig(max_s=40.0),
+    augment=AugmentConfig(speeds=(0.9, 0.95, 1.0, 1.05, 1.1), vocal_tract=0.1),
+    fit=FitConfig(learning_rate=3e-3, warmup_steps=100, spec_augment_after=200, averaging=0.99),
+)
+FURTHER = FitConfig(learning_rate=1.5e-3, warmup_steps=30, spec_augment_after=0, averaging=0.99)
+
+
+def al_an4(
+    *,
+    root: Path,
+    out: Path,
+    stage: Literal[1, 2] = 1,
+    seeds: int | None = None,
+    first_seed: int | None = None,
+    test: Path | None = None,
+    queries: list[str] | None = None,
+    heard_h: float = 6.0,
+) -> None:
+    """Simulate active learning on AN4; run again to go on.
+
+    Parameters
+    ----------
+    root
+        the folder with manifest.jsonl and feats.npz, or a manifest of the audio corpus.
+    out
+        gets stage-1/ or stage-2/ with results.jsonl.
+    stage
+        1: every scorer, 2 seeds, one share; 2: the chosen ones on fresh seeds, all shares.
+    seeds, first_seed
+        how many, counted from which; `STAGES` holds what is usual, and the shares of the pool.
+    test
+        what to measure on, of ``root``'s form; give another ``out`` then.
+    queries
+        strategies in place of the stage's own.
+    heard_h
+        hours of audio that each training hears, repetitions counted.
+    """
+    folder = out / f"stage-{stage}"
+    rest, held, _ = hold_out_speakers(_cuts(root, out / "cuts"), TEST_SPEAKERS)
+    training, dev, _ = hold_out_speakers(rest, DEV_SPEAKERS)
+    measured = list(_cuts(test, out / "test") if test else held)
+    first, count, shares = STAGES[stage]
+    first = first if first_seed is None else first_seed
+    learner = RecogniserLearner(train=SMALL, further=FURTHER, heard_h=heard_h, dev=tuple(dev))
+    simulate(
+        lambda seed: divide(list(training), measured, base_share=BASE_SHARE, seed=seed),
+        queries=queries or _queries(stage, out),
+        seeds=range(first, first + (seeds or count)),
+        fit=learner.fit,
+        evaluate=learner.evaluate,
+        out=folder,
+        config=SimulationConfig(shares=shares),
+    )
+    print(f"next: speechkit al compare {folder} --out {folder / 'report'}")
+
+
+def _queries(stage: int, out: Path) -> list[str]:
+    if stage == 1:
+        return [*BASELINES, *OTHERS, "true_errors", *EGL_FORMS]
+    fixed = out / "stage-2" / "forms.json"
+    return [*BASELINES, *fixed_best(fixed, results=out / "stage-1", among=EGL_FORMS, count=2)]
+
+
+def _cuts(source: Path, out: Path) -> CutSet:
+    if not (source / "feats.npz").is_file():
+        return manifests.read(source)
+    if not (out / manifests.CUTS_NAME).is_file():
+        an4.prepare(source, out)
+    return manifests.read(out)
+
+
+if __name__ == "__main__":
+    sys.exit(run_recipe(al_an4))

@@ -1,0 +1,89 @@
+r"""A round of active learning with people: a recogniser asks for the transcripts it needs.
+
+    python recipes/al_asr.py --model MODEL --labelled CUTS --pool CUTS --test CUTS \
+        --budget 30min --out out/round-1
+
+It stops after the export and says what to do. When the labels are there:
+
+    python recipes/al_asr.py ... --labels export.json
+
+With --oracle the texts in the pool's manifest stand for people. The retrained model is in
+OUT/retrained/model, the errors before and after in OUT/errors.json.
+"""
+
+import sys
+from pathlib import Path
+
+from speechkit import manifests
+from speechkit.active_learning.cycle import ask_oracle, hand_over, take_back
+from speechkit.asr.learner import RECOGNISER, RecogniserLearner
+from speechkit.asr.recogniser import Recogniser
+from speechkit.cli import run_recipe
+from speechkit.files import write_json
+
+
+def al_asr(
+    *,
+    model: Path,
+    labelled: list[Path],
+    pool: Path,
+    test: list[Path],
+    out: Path,
+    budget: str = "30min",
+    strategy: str = "egl",
+    labels: Path | None = None,
+    oracle: bool = False,
+    seed: int = 0,
+    learner: RecogniserLearner = RECOGNISER,
+) -> None:
+    """Score, select, export; import, retrain, evaluate.
+
+    Parameters
+    ----------
+    model
+        the recogniser that asks.
+    labelled, pool, test
+        manifests: what it was trained on, what to choose from, what to measure on.
+    out
+        gets scores/, selection/, to_label/, labels/, retrained/ and errors.json.
+    budget
+        clips (500), audio (1800s, 30min, 2h) or annotation cost (cost:120).
+    strategy
+        such as egl, egl/per_second, cascade.
+    labels
+        what the annotation tool exported.
+    oracle
+        take the texts of the pool in place of people's.
+    learner
+        how the model is retrained.
+    """
+    cuts = manifests.read(pool)
+    handed = hand_over(
+        pool,
+        model=model,
+        strategy=strategy,
+        budget=budget,
+        out=out,
+        audio=all(cut.has_recording for cut in cuts),
+    )
+    if oracle:
+        texts = {cut.id: manifests.text_of(cut) for cut in cuts}
+        labels = ask_oracle({id_: text for id_, text in texts.items() if text}, out=out)
+    if labels is None:
+        print(f"label the clips in {handed}, then run again with --labels FILE (the tool's export)")
+        return
+    before = Recogniser.load(model)
+    training = [*manifests.read_all(labelled), *take_back(labels, out=out)]
+    after = learner.fit(training, before, seed=seed, out=out / "retrained")
+    measured = list(manifests.read_all(test))
+    errors = {
+        "before": learner.evaluate(before, measured),
+        "after": learner.evaluate(after, measured),
+    }
+    write_json(out / "errors.json", errors)
+    for name, found in errors.items():
+        print(f"{name}: " + ", ".join(f"{key.upper()} {rate:.2%}" for key, rate in found.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(run_recipe(al_asr))

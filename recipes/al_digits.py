@@ -1,0 +1,117 @@
+r"""Does active learning pay on connected digits under noise? Clips of digits are joined at random.
+
+    python recipes/al_digits.py --root FOLDER --out out/al_digits
+    speechkit al compare out/al_digits/runs --out out/al_digits/report
+
+FOLDER holds a manifest of single digits with text and speaker, such as fsdd. A fifth of them is
+joined to the utterances that are measured, by clip; the others to base and pool.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from lhotse import CutSet
+from lhotse.cut import Cut
+
+from speechkit import manifests
+from speechkit.active_learning.jsonl import write_rows
+from speechkit.active_learning.simulate import SHARES, SimulationConfig, simulate
+from speechkit.active_learning.study import divide
+from speechkit.asr.encoders import SparseConfig
+from speechkit.asr.learner import RecogniserLearner
+from speechkit.asr.optimisation import FitConfig
+from speechkit.asr.subsampling import SubsamplingConfig
+from speechkit.asr.train import TrainConfig
+from speechkit.asr.utterances import AugmentConfig
+from speechkit.audio import SAMPLE_RATE, load_cut, write_wav
+from speechkit.augment import add_noise
+from speechkit.batching import BatchConfig
+from speechkit.cli import run_recipe
+from speechkit.seeds import seed_of
+
+QUERIES = ("random", "longest", "entropy", "pctc", "true_gradient", "egl", "egl/per_second")
+MOST_DIGITS, GAP_S, SNR_DB, TEST_FOLDS, BASE_SHARE = 7, (0.02, 0.25), (-5.0, 25.0), 5, 0.1
+SUBSAMPLING = SubsamplingConfig(kind="1d", channels=64)
+SMALL = TrainConfig(
+    sparse=SparseConfig(subsampling=SUBSAMPLING, layers=2, width=64, patterns=("Local(32)",)),
+    frontend={"type": "logmel", "mels": 40},
+    batches=BatchConfig(max_s=40.0),
+    augment=AugmentConfig(noise_probability=0.0),
+    fit=FitConfig(learning_rate=3e-3, warmup_steps=100, averaging=0.99),
+)
+FURTHER = FitConfig(learning_rate=1.5e-3, warmup_steps=30, spec_augment_after=0, averaging=0.99)
+
+
+def al_digits(
+    *,
+    root: Path,
+    out: Path,
+    seeds: int = 10,
+    first_seed: int = 0,
+    utterances: int = 600,
+    queries: list[str] | None = None,
+    shares: tuple[float, ...] = SHARES,
+    heard_h: float = 2.0,
+) -> None:
+    """Join digits, simulate active learning; run again to go on.
+
+    Parameters
+    ----------
+    root
+        a manifest of single digits, or a folder with one.
+    out
+        gets training/, dev/ and test/ (joined digits), and runs/results.jsonl.
+    utterances
+        joined for base and pool; a third as many to measure on, a tenth to choose epochs on.
+    queries, shares
+        strategies, and shares of the pool.
+    heard_h
+        hours of audio that each training hears, repetitions counted.
+    """
+    digits = list(manifests.read(root))
+    of = manifests.folds(digits, TEST_FOLDS, by="clip").of
+    learnt, held = [c for c in digits if of[c.id]], [c for c in digits if not of[c.id]]
+    training = join(learnt, utterances, out / "training")
+    dev = join(learnt, max(1, utterances // 10), out / "dev")
+    test = list(join(held, max(1, utterances // 3), out / "test"))
+    learner = RecogniserLearner(train=SMALL, further=FURTHER, heard_h=heard_h, dev=tuple(dev))
+    simulate(
+        lambda seed: divide(list(training), test, base_share=BASE_SHARE, seed=seed),
+        queries=queries or QUERIES,
+        seeds=range(first_seed, first_seed + seeds),
+        fit=learner.fit,
+        evaluate=learner.evaluate,
+        out=out / "runs",
+        config=SimulationConfig(shares=shares),
+    )
+    print(f"next: speechkit al compare {out / 'runs'} --out {out / 'report'}")
+
+
+def join(digits: Sequence[Cut], count: int, out: Path) -> CutSet:
+    """Write utterances of 1 to 7 digits of one speaker, each under white noise of its own level."""
+    if not (out / "manifest.jsonl").is_file():
+        rows = []
+        for number in range(count):
+            rng = np.random.default_rng(seed_of("join", out.name, number))
+            speaker = manifests.speaker_of(digits[int(rng.integers(len(digits)))])
+            own = [cut for cut in digits if manifests.speaker_of(cut) == speaker]
+            chosen = [
+                own[int(i)] for i in rng.integers(len(own), size=rng.integers(MOST_DIGITS) + 1)
+            ]
+            gaps = [round(rng.uniform(*GAP_S) * SAMPLE_RATE) for _ in chosen]
+            pairs = zip(gaps, chosen, strict=True)
+            pieces = [x for gap, cut in pairs for x in (np.zeros(gap, np.float32), load_cut(cut))]
+            speech = np.concatenate(pieces)
+            noise = rng.standard_normal(len(speech), dtype=np.float32)
+            name = f"{number:05d}.wav"
+            write_wav(out / name, add_noise(speech, noise, snr_db=float(rng.uniform(*SNR_DB))))
+            text = " ".join(manifests.text_of(cut) or "" for cut in chosen)
+            rows.append({"audio_filepath": name, "text": text, "speaker": speaker})
+        write_rows(out / "manifest.jsonl", rows)
+    return manifests.read(out / "manifest.jsonl")
+
+
+if __name__ == "__main__":
+    sys.exit(run_recipe(al_digits))

@@ -1,0 +1,194 @@
+"""``speechkit density train``: from bytes to a model folder."""
+
+import dataclasses
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speechkit.density.artifact import Artifact, check_shape
+from speechkit.density.corpus import Corpus
+from speechkit.density.fit import Plan, fit
+from speechkit.density.model import DensityConfig, DensityModel
+from speechkit.density.optimisation import FitConfig, total_steps
+from speechkit.density.sources import CorpusName, SourceConfig, open_corpus
+from speechkit.errors import RequestError
+from speechkit.files import write_json
+from speechkit.initialisation import Reading
+from speechkit.presets import preset as preset_of
+from speechkit.reports import provenance
+from speechkit.seeds import seed_of
+
+logger = logging.getLogger(__name__)
+
+# these change nothing in what a step computes
+_FREE = ("accumulate", "log_every", "devices", "nodes", "strategy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChanges:
+    """What differs from the preset's model; None is as there.
+
+    Parameters
+    ----------
+    layers, width, heads, patterns, feed_forward_ratio, half_keys, dropout
+        as of `speechkit.sparse_transformer.StackConfig`.
+    shape
+        sizes of the position tables, whose product is the context: rows, columns and channels of
+        images; rows and columns at the attention's stride of text and audio.
+    initialisation, depth_scaling
+        of weights.
+    recompute, feed_forward_steps
+        to save memory.
+    backend
+        of the attention.
+    """
+
+    shape: list[int] | None = None
+    layers: int | None = None
+    width: int | None = None
+    heads: int | None = None
+    patterns: list[str] | None = None
+    feed_forward_ratio: int | None = None
+    half_keys: bool | None = None
+    dropout: float | None = None
+    initialisation: Reading | None = None
+    depth_scaling: bool | None = None
+    recompute: bool | None = None
+    feed_forward_steps: int | None = None
+    backend: str | None = None
+
+    def apply(self, config: DensityConfig) -> DensityConfig:
+        """Return a model with these changes."""
+        changes = {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) is not None
+        }
+        shape = changes.pop("shape", config.shape)
+        return dataclasses.replace(
+            config, shape=tuple(shape), stack=dataclasses.replace(config.stack, **changes)
+        )
+
+
+def train(
+    *,
+    corpus: CorpusName,
+    preset: str,
+    out: Path,
+    data: list[Path] | None = None,
+    source: SourceConfig = SourceConfig(),
+    model: ModelChanges = ModelChanges(),
+    config: FitConfig = FitConfig(),
+) -> None:
+    """Train a density model.
+
+    Run again after an interruption, the same command goes on where it stopped.
+
+    Parameters
+    ----------
+    corpus
+        what the data are: text files, Enwik8, CIFAR-10, ImageNet-64, a folder of images, a folder
+        or manifest of audio, or text that is generated.
+    preset
+        model and optimisation: tiny_text, tiny_image or tiny_audio, which train on two cores; the
+        paper's cifar10, enwik8, imagenet64, music_65k, music_262k or music_1m.
+    out
+        gets model/ (best on valid), log.jsonl, tensorboard/, resume/ (the state of the run) and
+        train.json (what was trained, on what).
+    data
+        the files of text; the file or folder of another corpus; none for generated text.
+    """
+    train_model(
+        open_corpus(corpus, data, source), preset=preset, out=out, model=model, config=config
+    )
+    logger.info("the model is in %s", out / "model")
+
+
+def train_model(
+    corpus: Corpus,
+    *,
+    preset: str,
+    out: Path,
+    model: ModelChanges = ModelChanges(),
+    config: FitConfig = FitConfig(),
+) -> Artifact:
+    """Train on a corpus; return the model that was best on valid, which stands in OUT/model.
+
+    Raises
+    ------
+    RequestError
+        if corpus, preset and settings do not fit together, or OUT holds another run.
+    """
+    chosen = preset_of(preset)
+    shape = model.apply(chosen.model)
+    check_shape(shape, corpus)
+    recipe = config.recipe(chosen.recipe)
+    plan = Plan(
+        training=corpus.training(length=shape.context, seed=config.seed),
+        valid=corpus.evaluation(
+            "valid", length=shape.context, min_context=config.valid_min_context
+        ),
+        recipe=recipe,
+        steps=total_steps(recipe, corpus, shape.context),
+        config=config,
+    )
+    artifact = Artifact.of(new_model(shape, seed=config.seed), corpus, preset=preset)
+    run = _describe(corpus, preset, artifact, plan)
+    _claim(out, run)
+    logger.info(
+        "%s; %s parameters, %d steps of %d x %d bytes",
+        corpus.summary(),
+        f"{sum(p.numel() for p in artifact.model.parameters()):,}",
+        plan.steps,
+        recipe.batch,
+        shape.context,
+    )
+    best = fit(artifact, plan, out=out, progress=sys.stderr.isatty())
+    about = provenance(seed=config.seed, data={corpus.name: corpus.fingerprint()})
+    write_json(out / "train.json", {"run": run, "best": dict(best.about), **about})
+    return best
+
+
+def new_model(config: DensityConfig, *, seed: int) -> DensityModel:
+    """Return an untrained model, whatever random numbers were drawn before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("weights", seed))
+        return DensityModel(config)
+
+
+def _describe(corpus: Corpus, preset: str, artifact: Artifact, plan: Plan) -> dict[str, Any]:
+    """Return all that a run depends on, as JSON."""
+    settings = dataclasses.asdict(plan.config)
+    described = {
+        "preset": preset,
+        "model": dataclasses.asdict(artifact.model.config),
+        "recipe": dataclasses.asdict(plan.recipe),
+        "settings": {name: value for name, value in settings.items() if name not in _FREE},
+        "steps": plan.steps,
+        "corpus": corpus.fingerprint(),
+    }
+    return json.loads(json.dumps(described))
+
+
+def _claim(out: Path, run: dict[str, Any]) -> None:
+    """Take ``out`` for this run; refuse a folder with the state of another one.
+
+    Raises
+    ------
+    RequestError
+        if ``out`` was begun with other settings or data, so that resuming would mix two runs.
+    """
+    path = out / "resume" / "run.json"
+    if path.is_file():
+        other = json.loads(path.read_text(encoding="utf-8"))
+        if differing := [name for name in run if other.get(name) != run[name]]:
+            raise RequestError(
+                f"{out}: holds a run of preset {other.get('preset')} that differs in "
+                f"{', '.join(differing)} (see {path}); give another --out, or delete that folder"
+            )
+    write_json(path, run)
