@@ -52,7 +52,6 @@ SMALL_DATA = TrainConfig(
         learning_rate=2e-3,
         warmup_steps=300,
         spec_augment_after=600,
-        consistency=0.2,
     ),
 )
 

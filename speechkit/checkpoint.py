@@ -44,18 +44,21 @@ def save_folder(
     fresh = folder.with_name(f".tmp-{os.getpid()}-{folder.name}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    safetensors.torch.save_file(tensors, fresh / "model.safetensors")
-    head = {"format": FORMAT, "speechkit": __version__, "task": task, "load": loader}
-    write_json(fresh / "config.json", head | config)
-    write_text(fresh / "README.md", card)
-    if folder.exists():
-        old = folder.with_name(f".old-{os.getpid()}-{folder.name}")
-        os.replace(folder, old)
-        os.replace(fresh, folder)
-        shutil.rmtree(old)
-    else:
-        os.replace(fresh, folder)
+    try:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        safetensors.torch.save_file(tensors, fresh / "model.safetensors")
+        head = {"format": FORMAT, "speechkit": __version__, "task": task, "load": loader}
+        write_json(fresh / "config.json", head | config)
+        write_text(fresh / "README.md", card)
+        if folder.exists():
+            old = folder.with_name(f".old-{os.getpid()}-{folder.name}")
+            os.replace(folder, old)
+            os.replace(fresh, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)  # what a full disk has left
 
 
 def load_config(folder: Path | str, *, task: str | None = None) -> dict[str, Any]:
