@@ -20,6 +20,7 @@ from speechkit import manifests
 from speechkit.audio import SAMPLE_RATE, Audio, chunks, load, load_cut
 from speechkit.errors import AudioError
 from speechkit.reports import markdown_table, provenance, write_report
+from speechkit.stored_features import load_features, stored_form
 
 # in the order of the table: what makes a clip unusable first
 KINDS = (
@@ -111,7 +112,8 @@ def check(
 
     Finds missing, broken and empty files, NaN, other sample rates, durations unlike the
     manifest's, equal audio, clipping, silence, unusually short or long clips, and speakers that
-    occur in more than one split.
+    occur in more than one split. Of clips that are features alone, finds those that cannot be read
+    or hold NaN.
 
     Parameters
     ----------
@@ -146,6 +148,9 @@ def check_clips(clips: list[tuple[str, Cut]], *, sample_rate: int, limits: Limit
     for split, cut in track(
         clips, "checking", console=console, disable=not console.is_terminal, transient=True
     ):
+        if cut.has_features and not cut.has_recording:
+            findings += _feature_findings(cut)
+            continue
         level = Level()
         try:
             findings += _header_findings(cut, sample_rate, limits)
@@ -217,6 +222,17 @@ def _header_findings(cut: Cut, sample_rate: int, limits: Limits) -> list[Finding
         detail = f"the file is {length_s:.3f} s long; the manifest reaches {cut.end:.3f} s"
         found.append(Finding("duration", cut.id, detail))
     return found
+
+
+def _feature_findings(cut: Cut) -> list[Finding]:
+    """Return what is wrong with features that come without audio."""
+    form = stored_form([cut])
+    assert form is not None
+    try:
+        load_features(cut, form)
+    except AudioError as error:
+        return [Finding("broken", cut.id, str(error))]
+    return []
 
 
 def _unreadable(cut: Cut, error: AudioError) -> Finding:

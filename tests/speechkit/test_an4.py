@@ -66,6 +66,17 @@ def test_a_portion_becomes_cuts_with_features(tmp_path):
         assert (cut.id, cut.duration) == (row["utt"], row["duration"])
 
 
+def test_the_check_reads_features_without_audio(tmp_path, capsys):
+    portion(tmp_path / "in", rows())
+    an4.prepare(tmp_path / "in", tmp_path / "out")
+    assert main(["data", "check", f"{tmp_path}/out"]) == 0
+    broken = next((tmp_path / "out" / "features").rglob("*.npy"))
+    broken.write_bytes(broken.read_bytes()[:40])
+    capsys.readouterr()
+    assert main(["data", "check", f"{tmp_path}/out"]) == 1
+    assert "cannot be read" in " ".join(capsys.readouterr().out.split())
+
+
 def test_missing_files(tmp_path):
     with pytest.raises(RequestError, match=r"has no manifest\.jsonl"):
         an4.prepare(tmp_path, tmp_path / "out")
