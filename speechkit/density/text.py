@@ -124,6 +124,7 @@ def _unzip(path: Path) -> Bytes:
                     f"{path}: its member enwik8 has {size:,} bytes; Enwik8 has {_ENWIK8_BYTES:,}"
                 )
             return np.frombuffer(archive.read("enwik8"), dtype=np.uint8)
+    # zipfile raises the last one for a compression that it does not know
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise RequestError(f"{path}: a broken archive ({error}); fetch it again") from error
 
