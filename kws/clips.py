@@ -29,7 +29,11 @@ class Clip:
     @property
     def audio(self) -> Audio:
         """The samples as float32 in [-1, 1]."""
-        return self.samples.astype(np.float32) / np.float32(INT16_SCALE)
+        return self.part(0, len(self.samples))
+
+    def part(self, start: int, end: int) -> Audio:
+        """Return some of the samples as float32 in [-1, 1]."""
+        return self.samples[start:end].astype(np.float32) / np.float32(INT16_SCALE)
 
     @property
     def duration_s(self) -> float:

@@ -9,6 +9,7 @@ Batch number ``step`` of a run is a function of the seed and the step alone: wor
 and epochs do not change it. Shapes: S scenes, N samples, W windows a scene.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -241,12 +242,12 @@ class SceneBatches(Dataset[Batch]):
         while at < self.samples:
             clip, label = _pick(self.material.negatives, rng)
             factor = rng.uniform(*self.config.speed)
-            audio = change_speed(clip.audio, factor)
-            # of a long clip any part will do
-            skipped = int(rng.integers(max(1, len(audio) - self.samples)))
-            audio = audio[skipped : skipped + 2 * self.samples]
+            # of a long clip any part will do, and no more than the scene still holds
+            skipped = int(rng.integers(max(1, len(clip.samples) - round(factor * self.samples))))
+            end = skipped + math.ceil(factor * (self.samples - at))
+            audio = change_speed(clip.part(skipped, end), factor)
             scene.lay(audio, at)
-            scene.spoken.append((clip.span.scaled(1 / factor).shifted(at - skipped), label))
+            scene.spoken.append((clip.span.shifted(-skipped).scaled(1 / factor).shifted(at), label))
             at += len(audio)
         inside = [span for span, _ in scene.spoken if self._fits(span)]
         if inside:
