@@ -79,7 +79,7 @@ class Crnn(nn.Module):
     def forward(self, x_btf: Tensor) -> Tensor:
         """Map windows (B, T, F) to logits (B, K)."""
         x_bctf = self.convolution(
-            _same_padding(x_btf, self.config.filter_size, self.config.filter_stride)[:, None]
+            same_padding(x_btf, self.config.filter_size, self.config.filter_stride)[:, None]
         ).relu()
         x_bth, _ = self.recurrent(x_bctf.permute(0, 2, 1, 3).flatten(2))
         x_bh = self.hidden(self.dropout(x_bth.flatten(1))).relu()
@@ -139,8 +139,8 @@ class Cnn(nn.Module):
 
     def _convolve(self, x_btf: Tensor) -> Tensor:
         time_only = ((self.config.first_size[0], 1), (self.config.first_stride[0], 1))
-        x_bctf = self.pool(self.first(_same_padding(x_btf, *time_only)[:, None]).relu())
-        x_bctf = _same_padding(x_bctf, (self.config.second_size[0], 1), (1, 1))
+        x_bctf = self.pool(self.first(same_padding(x_btf, *time_only)[:, None]).relu())
+        x_bctf = same_padding(x_bctf, (self.config.second_size[0], 1), (1, 1))
         return self.second(x_bctf).relu().flatten(1)
 
     def forward(self, x_btf: Tensor) -> Tensor:
@@ -218,7 +218,7 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and value >= 1
 
 
-def _same_padding(x: Tensor, size: Pair, stride: Pair) -> Tensor:
+def same_padding(x: Tensor, size: Pair, stride: Pair) -> Tensor:
     """Pad the last two axes so that a convolution gives ceil(length / stride) outputs."""
     pads: list[int] = []
     for length, window, step in zip(reversed(x.shape[-2:]), size[::-1], stride[::-1], strict=True):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from speechkit import checkpoint, frontend
 from speechkit.errors import RequestError
-from speechkit.kws.models import build_network, count_parameters, describe_network
-from speechkit.kws.packed_gru import PackedGru
+from speechkit.kws.models import Crnn, build_network, count_parameters, describe_network
+from speechkit.kws.packed_crnn import PackedCrnn
 
 BACKGROUND = "_background_"
 SILENCE = "_silence_"
@@ -152,13 +152,16 @@ class Spotter(nn.Module):
     def for_single_windows(self) -> Self:
         """Return what gives the same scores for one window at a time, quicker where it can.
 
-        That is a copy with a `PackedGru`, or for other networks and devices the spotter itself.
+        That is a copy with a `PackedCrnn`, or for other networks and devices the spotter itself.
         """
-        recurrent = getattr(self.network, "recurrent", None)
-        if not isinstance(recurrent, nn.GRU) or recurrent.weight_ih_l0.device.type != "cpu":
+        network = self.network
+        if not isinstance(network, Crnn) or not isinstance(network.recurrent, nn.GRU):
+            return self
+        if network.output.weight.device.type != "cpu":
             return self
         twin = self.with_thresholds(self.config.thresholds)
-        twin.network.recurrent = PackedGru(recurrent)
+        # called alike, but neither trained nor saved
+        twin.network = PackedCrnn(network)  # type: ignore[assignment]
         return twin
 
     def save(self, folder: Path | str) -> None:

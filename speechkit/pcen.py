@@ -4,6 +4,7 @@ Each mel band is divided by a power of its own recent level, then compressed by 
 B streams, F frames, K bands.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,8 +100,7 @@ def smooth(energies: Tensor, s: float | Tensor, *, carry: Tensor | None = None) 
     """
     if energies.shape[1] == 0:
         return energies
-    decay = torch.as_tensor(1 - s, dtype=energies.dtype, device=energies.device)
-    return _decaying_sum(s * energies, decay, energies[:, 0] if carry is None else carry)
+    return _decaying_sum(s * energies, 1 - s, energies[:, 0] if carry is None else carry)
 
 
 def smooth_reference(energies: Tensor, s: float | Tensor, *, carry: Tensor | None = None) -> Tensor:
@@ -127,8 +127,8 @@ def normalise(
     return (gained + delta) ** r - delta**r
 
 
-def _decaying_sum(x: Tensor, decay: Tensor, start: Tensor) -> Tensor:
-    """Return y(t) = decay y(t-1) + x(t) with y(-1) = start, for decay () or (K,).
+def _decaying_sum(x: Tensor, decay: float | Tensor, start: Tensor) -> Tensor:
+    """Return y(t) = decay y(t-1) + x(t) with y(-1) = start, for one decay or one a band (K,).
 
     Within a block the sum is a product with the lower-triangular matrix decay^(i-j). What each
     block hands to the next obeys the same recursion with decay^block, over fewer steps.
@@ -138,16 +138,35 @@ def _decaying_sum(x: Tensor, decay: Tensor, start: Tensor) -> Tensor:
     count = -(-frames // size)
     padded = F.pad(x, (0, 0, 0, count * size - frames))
     blocks = padded.reshape(batch, count, size, bands)
-    step = torch.arange(size, device=x.device)
-    powers = decay[..., None, None] ** (step[:, None] - step).clamp(min=0)
-    product = "ij,bnjk->bnik" if decay.ndim == 0 else "kij,bnjk->bnik"
-    within = torch.einsum(product, powers.tril(), blocks)
+    if isinstance(decay, Tensor):
+        triangle, fading = _powers(decay, size)
+    else:
+        triangle, fading = _fixed_powers(decay, size, x.dtype, x.device)
+    product = "ij,bnjk->bnik" if triangle.ndim == 2 else "kij,bnjk->bnik"
+    within = torch.einsum(product, triangle, blocks)
     carries = start[:, None]
     if count > 1:
         handed_on = _decaying_sum(within[:, :-1, -1], decay**size, start)
         carries = torch.cat([carries, handed_on], dim=1)
-    fading = decay ** (step[:, None] + 1)
     return (within + fading * carries[:, :, None]).flatten(1, 2)[:, :frames]
+
+
+def _powers(decay: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return decay^(i-j) for j <= i, else 0, ([K,] size, size), and decay^(i+1) (size, 1 or K)."""
+    step = torch.arange(size, device=decay.device)
+    triangle = (decay[..., None, None] ** (step[:, None] - step).clamp(min=0)).tril()
+    return triangle, decay ** (step[:, None] + 1)
+
+
+# on a stream of short chunks the powers would cost more than the sums
+@functools.lru_cache(maxsize=4 * BLOCK_FRAMES)
+def _fixed_powers(
+    decay: float, size: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    # a tensor made in inference mode could serve no training afterwards
+    with torch.inference_mode(False):
+        triangle, fading = _powers(torch.tensor(decay, dtype=torch.float64, device=device), size)
+        return triangle.to(dtype), fading.to(dtype)
 
 
 def _parameter(value: float, bands: int) -> nn.Parameter:
