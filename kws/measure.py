@@ -159,12 +159,26 @@ def listen(
             [
                 occurrence
                 for stream in streams
-                for occurrence in _occurrences(detector, stream, column)
+                for occurrence in _occurrences(
+                    detector, stream, onsets(scores_of(detector, stream)[:, column], refractory)
+                )[1]
             ],
             [onsets(scores[:, column], refractory) for scores in alarms],
             samples / SAMPLE_RATE / 3600,
         )
     return scored
+
+
+def listen_amid(detector: Detector, stream: Stream, keyword: str) -> Scored:
+    """Run the detector over one stream that holds keywords amid other audio.
+
+    An event outside every hit window is a false alarm, and the hours are those outside them.
+    """
+    column = detector.spotter.keywords.index(keyword)
+    events = onsets(scores_of(detector, stream)[:, column], detector.refractory_windows)
+    inside, occurrences = _occurrences(detector, stream, events)
+    alarms = Onsets(events.floor[~inside], events.score[~inside])
+    return Scored(occurrences, [alarms], len(alarms.score) * detector.shift_s / 3600)
 
 
 def scores_of(detector: Detector, stream: Stream) -> NDArray[np.float64]:
@@ -178,13 +192,17 @@ def scores_of(detector: Detector, stream: Stream) -> NDArray[np.float64]:
     return np.concatenate([*scores, detector.tail_scores()])
 
 
-def _occurrences(detector: Detector, stream: Stream, column: int) -> list[Occurrence]:
-    events = onsets(scores_of(detector, stream)[:, column], detector.refractory_windows)
+def _occurrences(
+    detector: Detector, stream: Stream, events: Onsets
+) -> tuple[NDArray[np.bool_], list[Occurrence]]:
+    """Return which windows (N,) hit a keyword, and what each keyword's windows hold."""
     times_s = detector.decision_time_s(np.arange(len(events.score)))
     found = []
+    anywhere = np.zeros(len(events.score), dtype=bool)
     for piece in stream.pieces:
         start_s, end_s = piece.span.start / SAMPLE_RATE, piece.span.end / SAMPLE_RATE
         inside = (times_s >= start_s) & (times_s <= end_s + HIT_TOLERANCE_S)
+        anywhere |= inside
         found.append(
             Occurrence(
                 piece.id,
@@ -192,7 +210,7 @@ def _occurrences(detector: Detector, stream: Stream, column: int) -> list[Occurr
                 times_s[inside] - end_s,
             )
         )
-    return found
+    return anywhere, found
 
 
 def operating_point(

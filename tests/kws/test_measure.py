@@ -15,6 +15,7 @@ from speechkit.kws.measure import (
     Occurrence,
     Scored,
     listen,
+    listen_amid,
     mean_frr,
     operating_point,
     scores_of,
@@ -283,6 +284,31 @@ def test_listening_follows_the_detector_event_by_event():
                 alarms += len(found)
         assert curve.false_alarms(threshold) == alarms
         assert curve.misses(threshold) == (not hits)
+
+
+def test_amid_other_audio_what_hits_no_keyword_is_a_false_alarm():
+    # decided at 2.0 (hit), 3.5 (hit, late), 5.5 and 7.0 s (false alarms)
+    scores = np.zeros(70)
+    scores[[5, 20, 40, 55]] = [0.9, 0.8, 0.7, 0.6]
+    detector = Spoken(tiny_spotter(), scores)
+    heard = listen_amid(detector, stream(9, (1.5, 1.9), (3.0, 3.2)), "computer")
+    curve = heard.curve()
+    assert [curve.misses(t) for t in (0.5, 0.85, 0.95)] == [0, 1, 2]
+    assert [curve.false_alarms(t) for t in (0.5, 0.65, 0.75)] == [2, 1, 0]
+    # windows 0 to 31 hit one or both
+    assert heard.negative_hours == pytest.approx(38 * 0.1 / 3600)
+
+
+def test_amid_other_audio_an_event_counts_once_whether_it_hits_or_not():
+    spotter = tiny_spotter(seed=1, refractory_s=0.3)
+    one = Stream(bursts(20, seed=4), (Piece("a", Span(samples(8), samples(9)), 0),))
+    curve = listen_amid(Detector(spotter), one, "computer").curve()
+    for threshold in curve.alarms.edges[::5]:
+        detector = Detector(spotter, thresholds={"computer": threshold})
+        found = detector.push(one.audio) + detector.flush()
+        hits = [d for d in found if 8.0 <= d.time_s <= 10.5]
+        assert curve.misses(threshold) == (not hits)
+        assert curve.false_alarms(threshold) == len(found) - len(hits)
 
 
 def test_features_stand_in_for_audio():

@@ -93,6 +93,15 @@ def test_evaluate_writes_rows_with_every_key_and_plots(tmp_path, corpus, model):
         assert (tmp_path / name).stat().st_size > 0
 
 
+def test_evaluate_hears_keywords_amid_background(tmp_path, corpus, model):
+    assert evaluate(model, corpus, tmp_path, "--snr", "5", "--background-hours", "0.02") == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    (row,) = [row for row in report["rows"] if row["fa_per_hour"] == 2.0]
+    assert row["positives"] == 12
+    assert 0.01 < row["negative_hours"] < 0.03
+    assert "0.02 h of background" in (tmp_path / "report.md").read_text()
+
+
 def test_scores_survive_the_disk(tmp_path, corpus, model):
     evaluate(model, corpus, tmp_path, "--snr", "clean")
     measured = load_scored(tmp_path / "scores.npz")
