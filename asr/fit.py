@@ -6,12 +6,9 @@ place in the run alone, so an interrupted run ends with the same weights as one 
 """
 
 import copy
-import json
 import logging
 import math
-import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +31,14 @@ from speechkit.batching import CutBatch, DurationBatches
 from speechkit.errors import JobError
 from speechkit.seeds import seed_of
 from speechkit.specaugment import spec_augment
+from speechkit.training import (
+    is_out_of_memory,
+    make_trainer,
+    rewind_log,
+    run,
+    write_line,
+    write_state,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +68,18 @@ def fit(
     JobError
         if memory runs out, with the setting to change.
     """
-    # Lightning announces at INFO what every run shares
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     keeper = _Keeper(material, out, config)
-    trainer = _trainer(config, out, [keeper], progress=progress)
+    trainer = make_trainer(
+        out,
+        keeper,
+        precision=config.precision,
+        progress=progress,
+        max_epochs=config.epochs,
+        accumulate_grad_batches=config.accumulate,
+        devices=config.devices,
+        num_nodes=config.nodes,
+        strategy=config.strategy,
+    )
     sampler = _Epochs(material, trainer, keeper)
     training = _Training(
         recogniser, material, config, steps=sampler.steps(config), clock=keeper.clock
@@ -85,54 +98,16 @@ def fit(
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
     )
-    last = out / "resume" / "last.ckpt"
-    with warnings.catch_warnings():
-        # Lightning's, about torch and about loaders: nothing that a user could act on
-        warnings.simplefilter("ignore")
-        try:
-            resumed = last if last.is_file() else None
-            trainer.fit(training, loader, ckpt_path=resumed, weights_only=True)
-        except (RuntimeError, MemoryError) as error:
-            raise _explained(error, material) from error
-    return Recogniser.load(out / "model")
-
-
-def _trainer(
-    config: FitConfig, out: Path, callbacks: list[Callback], *, progress: bool
-) -> lightning.Trainer:
-    precision = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[config.precision]
-    return lightning.Trainer(
-        max_epochs=config.epochs,
-        callbacks=callbacks,
-        precision=precision,
-        accumulate_grad_batches=config.accumulate,
-        logger=_tensorboard(out),
-        enable_checkpointing=False,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        default_root_dir=out,
-        use_distributed_sampler=False,
-        accelerator="auto",
-        devices=config.devices,
-        num_nodes=config.nodes,
-        strategy=config.strategy,
-    )
-
-
-def _tensorboard(out: Path) -> Any:
-    """Return a logger, or False where TensorBoard is not installed."""
-    from lightning.pytorch.loggers import TensorBoardLogger
-
     try:
-        return TensorBoardLogger(out, name="tensorboard", version="")
-    except ModuleNotFoundError:
-        return False
+        run(trainer, training, loader, out=out)
+    except (RuntimeError, MemoryError) as error:
+        raise _explained(error, material) from error
+    return Recogniser.load(out / "model")
 
 
 def _explained(error: Exception, material: Material) -> Exception:
     """Return what a user can act on for an error that says that memory ran out, else itself."""
-    text = str(error).lower()
-    if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "memory" not in text:
+    if not is_out_of_memory(error):
         return error
     longest = max(material.training.cuts, key=lambda cut: cut.duration)
     return JobError(
@@ -312,6 +287,7 @@ class _Keeper(Callback):  # type: ignore[misc]
 
     def on_train_start(self, trainer: lightning.Trainer, training: Any) -> None:
         trainer.should_stop = self._late(trainer)
+        rewind_log(trainer, self.out)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         if self._late(trainer):
@@ -329,7 +305,7 @@ class _Keeper(Callback):  # type: ignore[misc]
         self._log(trainer, training, dev)
         training.watch = Watch()
         self.epoch += 1
-        self._write_state(trainer)
+        write_state(trainer, self.out)
         measured.train()
 
     def _late(self, trainer: lightning.Trainer) -> bool:
@@ -369,22 +345,10 @@ class _Keeper(Callback):  # type: ignore[misc]
                 "the model emits hardly anything but blanks: lower learning_rate, raise "
                 "warmup_steps or spec_augment_after, and try --overfit-batch"
             )
-        if not trainer.is_global_zero:
-            return
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(line, step=trainer.global_step)
-        with (self.out / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
-        logger.info(
-            "epoch %(epoch)d: loss %(loss).4f, dev loss %(dev_loss).4f, dev WER %(dev_wer).4f "
-            "(best %(best_dev_wer).4f), %(elapsed_s).0f s",
-            line,
-        )
-
-    def _write_state(self, trainer: lightning.Trainer) -> None:
-        folder = self.out / "resume"
-        folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / ".last.ckpt"
-        trainer.save_checkpoint(fresh)
+        write_line(trainer, self.out, line)
         if trainer.is_global_zero:
-            os.replace(fresh, folder / "last.ckpt")
+            logger.info(
+                "epoch %(epoch)d: loss %(loss).4f, dev loss %(dev_loss).4f, dev WER %(dev_wer).4f "
+                "(best %(best_dev_wer).4f), %(elapsed_s).0f s",
+                line,
+            )

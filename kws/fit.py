@@ -7,11 +7,9 @@ the same weights as one that was never interrupted.
 """
 
 import dataclasses
-import json
 import logging
 import os
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ from speechkit.kws.measure import Scored, listen, mean_frr
 from speechkit.kws.scenes import IGNORED, Batch, SceneBatches
 from speechkit.kws.spotter import Spotter
 from speechkit.kws.streams import Stream
+from speechkit.training import make_trainer, rewind_log, run, write_line, write_state
 
 logger = logging.getLogger(__name__)
 
@@ -107,24 +106,18 @@ def fit(
     Parameters
     ----------
     out
-        also gets ``log.jsonl``, a line an epoch, and ``resume/last.ckpt``, from which a run that
-        was interrupted goes on.
+        also gets ``log.jsonl``, a line an epoch, ``tensorboard/`` where that is installed, and
+        ``resume/last.ckpt``, from which a run that was interrupted goes on.
     """
-    # Lightning announces at INFO what every run shares
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     training = _Training(spotter, config, seed=batches.seed)
     keeper = _Keeper(dev.with_features(spotter), out, config)
-    trainer = lightning.Trainer(
+    trainer = make_trainer(
+        out,
+        keeper,
+        progress=progress,
         max_epochs=config.epochs,
-        callbacks=[keeper],
-        gradient_clip_val=config.clip_norm,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        default_root_dir=out,
-        accelerator="auto",
         devices=1,
+        gradient_clip_val=config.clip_norm,
     )
     loader = DataLoader(
         batches,
@@ -133,11 +126,8 @@ def fit(
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
     )
-    last = out / "resume" / "last.ckpt"
-    with _threads_beside(config.workers), warnings.catch_warnings():
-        # Lightning's, about torch and about loaders: nothing that a user could act on
-        warnings.simplefilter("ignore")
-        trainer.fit(training, loader, ckpt_path=last if last.is_file() else None, weights_only=True)
+    with _threads_beside(config.workers):
+        run(trainer, training, loader, out=out)
     return Spotter.load(out / "model")
 
 
@@ -240,6 +230,7 @@ class _Keeper(Callback):  # type: ignore[misc]
 
     def on_train_start(self, trainer: lightning.Trainer, training: Any) -> None:
         trainer.should_stop = self.done
+        rewind_log(trainer, self.out)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, training: Any) -> None:
         spotter: Spotter = training.averaged.module
@@ -250,7 +241,7 @@ class _Keeper(Callback):  # type: ignore[misc]
             spotter.save(self.out / "model")
         self._judge(dev, trainer)
         self._log(trainer, training, dev)
-        self._write_state(trainer)
+        write_state(trainer, self.out)
 
     def _judge(self, dev: float, trainer: lightning.Trainer) -> None:
         self.idle = 0 if dev < self.best else self.idle + 1
@@ -276,20 +267,12 @@ class _Keeper(Callback):  # type: ignore[misc]
             "elapsed_s": round(time.monotonic() - self.begun, 1),
         }
         training.losses.clear()
-        with (self.out / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+        write_line(trainer, self.out, line)
         logger.info(
             "epoch %(epoch)d: loss %(loss).4f, dev FRR %(dev_frr).4f (best %(best_dev_frr).4f), "
             "learning rate %(learning_rate)g, %(elapsed_s).0f s",
             line,
         )
-
-    def _write_state(self, trainer: lightning.Trainer) -> None:
-        folder = self.out / "resume"
-        folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / ".last.ckpt"
-        trainer.save_checkpoint(fresh)
-        os.replace(fresh, folder / "last.ckpt")
 
 
 def cut_windows(features_stf: Tensor, starts_sw: Tensor, frames: int) -> Tensor:

@@ -103,7 +103,8 @@ def train(
     positives, negatives
         manifests; rows whose label or text equals a keyword are its positives.
     out
-        gets model/ (best on dev), log.jsonl (a line an epoch) and resume/ (the state of the run).
+        gets model/ (best on dev), log.jsonl (a line an epoch), tensorboard/ where that is
+        installed, and resume/ (the state of the run).
     noise, rir
         manifests of background noise and of room impulse responses; white noise without any.
     hard

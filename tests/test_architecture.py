@@ -19,7 +19,12 @@ ALLOWED = {
     "active_learning": {"speechkit"},
 }
 NESTED = {ROOT / "speechkit" / "density"}
-TRAINERS = {"kws/fit.py", "asr/fit.py", "speechkit/density/fit.py"}
+TRAINERS = {
+    "speechkit/training.py",
+    "kws/fit.py",
+    "asr/fit.py",
+    "speechkit/density/fit.py",
+}
 RECIPE_LINES = 120
 POSITIONAL = 3
 

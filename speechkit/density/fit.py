@@ -7,12 +7,9 @@ measured on valid, the best is written, and the state of the run as a whole.
 """
 
 import copy
-import json
 import logging
 import math
-import os
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +38,14 @@ from speechkit.density.scoring import score, share, spread, total
 from speechkit.errors import JobError, RequestError
 from speechkit.presets import Recipe
 from speechkit.seeds import seed_of
+from speechkit.training import (
+    is_out_of_memory,
+    make_trainer,
+    rewind_log,
+    run,
+    write_line,
+    write_state,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -82,21 +87,14 @@ def fit(artifact: Artifact, plan: Plan, *, out: Path, progress: bool = False) ->
     SystemExit
         in all processes but the first of several that share the training.
     """
-    # Lightning announces at INFO what every run shares
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     keeper = _Keeper(artifact, plan, out)
     trainer = _trainer(plan, out, keeper, progress=progress)
     part = plan.config.part(plan.recipe.batch, trainer.world_size)
     loader = DataLoader(
         _Batches(plan.training, part), batch_size=None, sampler=_Places(plan, trainer)
     )
-    last = out / "resume" / "last.ckpt"
-    with warnings.catch_warnings(), _explained(plan, part):
-        # Lightning's, about torch and about loaders: nothing that a user could act on
-        warnings.simplefilter("ignore")
-        resumed = last if last.is_file() else None
-        training = _Training(artifact.model, plan)
-        trainer.fit(training, loader, ckpt_path=resumed, weights_only=True)
+    with _explained(plan, part):
+        run(trainer, _Training(artifact.model, plan), loader, out=out)
     if not trainer.is_global_zero:
         # this process had no other task than its share of the training
         raise SystemExit(0)
@@ -114,33 +112,18 @@ def _trainer(plan: Plan, out: Path, keeper: Callback, *, progress: bool) -> ligh
             tensor_parallel_size=1,
             save_distributed_checkpoint=False,
         )
-    return lightning.Trainer(
+    return make_trainer(
+        out,
+        keeper,
+        precision=config.precision,
+        progress=progress,
         # not by max_steps, with which Lightning does not resume between epochs
         max_epochs=math.ceil(plan.steps / config.validate_every),
-        callbacks=[keeper],
-        precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[config.precision],
         accumulate_grad_batches=config.accumulate,
-        logger=_tensorboard(out),
-        enable_checkpointing=False,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        default_root_dir=out,
-        use_distributed_sampler=False,
-        accelerator="auto",
         devices=config.devices,
         num_nodes=config.nodes,
         strategy=strategy,
     )
-
-
-def _tensorboard(out: Path) -> Any:
-    """Return a logger, or False where TensorBoard is not installed."""
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    try:
-        return TensorBoardLogger(out, name="tensorboard", version="")
-    except ModuleNotFoundError:
-        return False
 
 
 @contextmanager
@@ -149,9 +132,7 @@ def _explained(plan: Plan, part: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error).lower()
-        short = "out of memory" in text or "can't allocate memory" in text
-        if not short and not isinstance(error, MemoryError | torch.OutOfMemoryError):
+        if not is_out_of_memory(error):
             raise
         raise JobError(
             f"memory ran out with {part} sequences of {plan.training.length:,} bytes at once: set "
@@ -306,8 +287,7 @@ class _Keeper(Callback):  # type: ignore[misc]
 
     def on_train_start(self, trainer: lightning.Trainer, training: Any) -> None:
         self.begun = time.monotonic()
-        if trainer.is_global_zero:
-            _rewind(self.out / "log.jsonl", trainer.global_step)
+        rewind_log(trainer, self.out)
 
     def on_train_batch_end(
         self,
@@ -322,8 +302,9 @@ class _Keeper(Callback):  # type: ignore[misc]
             return
         loss = trainer.strategy.reduce(torch.stack(training.losses).mean())
         training.losses.clear()
-        self._log(
+        write_line(
             trainer,
+            self.out,
             {
                 "step": step,
                 "bits_per_byte": round(float(loss) * _BITS, 6),
@@ -352,7 +333,7 @@ class _Keeper(Callback):  # type: ignore[misc]
             "best_valid_bits_per_byte": round(self.best, 6),
             "elapsed_s": round(self.elapsed_s, 2),
         }
-        self._log(trainer, line)
+        write_line(trainer, self.out, line)
         if trainer.is_global_zero:
             logger.info(
                 "step %(step)d: valid %(valid_bits_per_byte).4f bits per byte "
@@ -361,7 +342,7 @@ class _Keeper(Callback):  # type: ignore[misc]
             )
         if better:
             self._save(trainer, training.measured, valid)
-        self._write_state(trainer)
+        write_state(trainer, self.out)
 
     def _measure(self, trainer: lightning.Trainer, model: DensityModel) -> float:
         config = self.plan.config
@@ -400,30 +381,6 @@ class _Keeper(Callback):  # type: ignore[misc]
             about={**self.artifact.about, **about},
         ).save(self.out / "model")
 
-    def _log(self, trainer: lightning.Trainer, line: dict[str, Any]) -> None:
-        if not trainer.is_global_zero:
-            return
-        if trainer.logger is not None:
-            numbers = {name: value for name, value in line.items() if value is not None}
-            trainer.logger.log_metrics(numbers, step=line["step"])
-        with (self.out / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
-
-    def _write_state(self, trainer: lightning.Trainer) -> None:
-        folder = self.out / "resume"
-        folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / ".last.ckpt"
-        try:
-            trainer.save_checkpoint(fresh)
-            if trainer.is_global_zero:
-                os.replace(fresh, folder / "last.ckpt")
-        except OSError as error:
-            fresh.unlink(missing_ok=True)
-            raise JobError(
-                f"{folder}: the state of the run cannot be written ({error.strerror or error}); "
-                "the older one there is as it was: free space and run the same command again"
-            ) from error
-
 
 def training_device(model: nn.Module) -> torch.device:
     """Return where a model's weights are."""
@@ -433,12 +390,3 @@ def training_device(model: nn.Module) -> torch.device:
 def _whole(weight: Tensor) -> Tensor:
     """Return a weight that may be spread over processes."""
     return getattr(weight, "full_tensor", lambda: weight)().detach().cpu()
-
-
-def _rewind(path: Path, step: int) -> None:
-    """Drop the lines of a log that the run, going on from a step, will write again."""
-    if not path.is_file():
-        return
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

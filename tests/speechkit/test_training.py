@@ -1,0 +1,81 @@
+"""What training runs share, on a trainer that only pretends."""
+
+import errno
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from speechkit.errors import JobError
+from speechkit.training import is_out_of_memory, rewind_log, write_line, write_state
+
+
+class Trainer(SimpleNamespace):
+    """As much of a trainer as log and state need."""
+
+    is_global_zero = True
+    logger = None
+    global_step = 0
+    full = False
+
+    def save_checkpoint(self, path):
+        path.write_text(f"state of step {self.global_step}")
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def steps(out):
+    return [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_state_replaces_the_one_before(tmp_path):
+    for step in (1, 2):
+        write_state(Trainer(global_step=step), tmp_path)
+    assert (tmp_path / "resume" / "last.ckpt").read_text() == "state of step 2"
+    assert len(list((tmp_path / "resume").iterdir())) == 1
+
+
+def test_on_a_full_disk_the_older_state_stays(tmp_path):
+    write_state(Trainer(global_step=1), tmp_path)
+    with pytest.raises(JobError, match=r"No space left.*free space"):
+        write_state(Trainer(global_step=2, full=True), tmp_path)
+    assert (tmp_path / "resume" / "last.ckpt").read_text() == "state of step 1"
+    assert len(list((tmp_path / "resume").iterdir())) == 1
+
+
+def test_one_process_writes_the_log(tmp_path):
+    seen = []
+    logger = SimpleNamespace(log_metrics=lambda numbers, step: seen.append((numbers, step)))
+    line = {"step": 3, "loss": 0.5, "gradient_norm": None}
+    write_line(Trainer(is_global_zero=False, logger=logger), tmp_path, line)
+    assert not seen
+    write_line(Trainer(logger=logger), tmp_path, line)
+    assert seen == [({"step": 3, "loss": 0.5}, 3)]
+    assert json.loads((tmp_path / "log.jsonl").read_text()) == line
+
+
+def test_a_resumed_run_writes_no_line_twice(tmp_path):
+    trainer = Trainer()
+    rewind_log(trainer, tmp_path)
+    for step in (10, 20, 30):
+        write_line(trainer, tmp_path, {"step": step})
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 40, "lo')
+    trainer.global_step = 20
+    rewind_log(trainer, tmp_path)
+    assert steps(tmp_path) == [10, 20]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (RuntimeError("unsupported memory format"), False),
+    ],
+)
+def test_errors_that_say_that_memory_ran_out(error, expected):
+    assert is_out_of_memory(error) == expected
