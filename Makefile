@@ -51,5 +51,5 @@ $(INSTALLED): pyproject.toml
 	@echo "installing into .venv: some minutes, once"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,synth,export]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,synth,export,label]'
 	@touch $@

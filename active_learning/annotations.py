@@ -124,7 +124,9 @@ def check(annotation: Annotation, cut: Cut, rules: TextRules) -> Annotation:
     """Return the annotation with a tidied text, rejected if that cannot be a label."""
     if annotation.status != "labelled":
         return annotation
-    text = " ".join(unicodedata.normalize("NFC", annotation.text or "").split(" ")).strip()
+    words = unicodedata.normalize("NFC", annotation.text or "").strip().split(" ")
+    # not at any white space: a tab inside a text is a mistake, which the rules name
+    text = " ".join(word for word in words if word)
     fault = rules.fault(text, cut.duration)
     if fault is None:
         return replace(annotation, text=text)

@@ -107,6 +107,11 @@ GROUPS = {
                 "take their labels back",
                 ("file",),
             ),
+            "label": Verb(
+                "speechkit.active_learning.label:label",
+                "label selected clips on a page in the browser",
+                ("selection",),
+            ),
         },
     ),
     "density": Group(
