@@ -4,15 +4,14 @@ The protocol of Huang et al. 2016: a base model scores the pool once, each strat
 shares of it, and training goes on (or starts anew) with base and queried clips. Runs of one seed
 are paired: they share the split, the base model, and all that training draws.
 
-Every trained model is a cell, with one row of results; cells that have theirs are not trained
-again, and several processes may work on one folder if they are given different seeds.
+Every trained model is a cell, with one row of results (`cells`); cells that have theirs are not
+trained again, and several processes may work on one folder if they are given different seeds.
 """
 
 import importlib
-import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,14 +23,13 @@ from lhotse.cut import Cut
 from speechkit import manifests
 from speechkit.active_learning.blocks import digest, read_scores
 from speechkit.active_learning.budget import Budget
-from speechkit.active_learning.jsonl import Row, write_rows
+from speechkit.active_learning.cells import Cells
+from speechkit.active_learning.jsonl import Row
 from speechkit.active_learning.query import Query
-from speechkit.active_learning.results import RESULTS_NAME
 from speechkit.active_learning.score import score_pool
 from speechkit.active_learning.scoring import ScoringConfig
 from speechkit.active_learning.selection import DIVERSE, choose
 from speechkit.errors import RequestError
-from speechkit.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +37,6 @@ Cuts = Sequence[Cut]
 M = TypeVar("M")
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
-_CELLS = "cells"
 _TARGET = re.compile(r"speechkit(\.[a-z_]+)+:[A-Za-z_]+")
 _EMBEDDING = "embedding"
 
@@ -103,6 +100,8 @@ def simulate(
     evaluate: Evaluate,
     out: Path,
     config: SimulationConfig = SimulationConfig(),
+    carried: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> list[Row]:
     """Train and measure a model for every seed, strategy and share; return the rows of all.
 
@@ -114,6 +113,10 @@ def simulate(
         strategies, see `Query.parse`.
     out
         a folder for results.jsonl, which `al compare` reads, and a folder for each seed.
+    carried
+        a file of rows that come from other folders, or go to them, see `cells`.
+    settings
+        of training and data, which rows must share beside ``config``.
 
     Raises
     ------
@@ -125,21 +128,15 @@ def simulate(
     names = [query.name for query in parsed]
     if len(set(names)) < len(names):
         raise RequestError(f"queries {names}: give each one once")
-    _require_same(out, config)
+    fixed = {name: value for name, value in asdict(config).items() if name != "shares"}
+    cells = Cells(out, {**fixed, **(settings or {})}, carried)
+    cells.claim()
     for seed in seeds:
-        run = _Run(split(seed), seed, fit, evaluate, out, config)
+        run = _Run(split(seed), seed, fit, evaluate, out, config, cells)
         run.base_and_whole()
         for query in parsed:
-            run.query(query, parsed)
-    return collect(out)
-
-
-def collect(out: Path) -> list[Row]:
-    """Write results.jsonl with the rows of all cells, sorted by their names; return the rows."""
-    rows: list[Row] = [_read(path) for path in sorted((out / _CELLS).glob("*.json"))]
-    rows.sort(key=lambda row: (row["seed"], row["strategy"], row["share"]))
-    write_rows(out / RESULTS_NAME, rows)
-    return rows
+            run.query(query)
+    return cells.collect()
 
 
 def run(
@@ -152,6 +149,7 @@ def run(
     queries: list[str] | None = None,
     seeds: int = 6,
     first_seed: int = 0,
+    cells: Path | None = None,
     config: SimulationConfig = SimulationConfig(),
 ) -> None:
     """Simulate rounds of active learning on labelled clips, to see whether a strategy pays.
@@ -169,6 +167,9 @@ def run(
         such as egl:k=4/per_second, egl/kmeans++, cascade; random and egl if not given.
     seeds, first_seed
         how many, counted from which.
+    cells
+        a file of rows that were measured elsewhere and are not to be measured again; gets the new
+        ones.
     """
     teacher = load_learner(learner)
     parts = Split(*(list(manifests.read(path)) for path in (base, pool, test)))
@@ -180,6 +181,8 @@ def run(
         evaluate=teacher.evaluate,
         out=out,
         config=config,
+        carried=cells,
+        settings={"learner": learner},
     )
     logger.info("%s: %d rows; next: speechkit al compare %s", out, len(rows), out)
 
@@ -214,6 +217,7 @@ class _Run:
     evaluate: Evaluate
     out: Path
     config: SimulationConfig
+    cells: Cells
 
     @property
     def folder(self) -> Path:
@@ -231,19 +235,19 @@ class _Run:
         if 1.0 in self.config.shares:
             self._cell("whole", 1.0, list(self.split.pool))
 
-    def query(self, query: Query, queries: Sequence[Query]) -> None:
+    def query(self, query: Query) -> None:
         """Fill the cells of a strategy."""
         shares = [share for share in self.config.shares if 0 < share < 1]
-        if all(self._path(query.name, share).is_file() for share in shares):
+        if all(self._name(query.name, share) in self.cells for share in shares):
             return
-        table = self._scores(query, queries)
+        table = self._scores(query)
         cuts = {cut.id: cut for cut in self.split.pool}
         for share in shares:
             budget = self._budget(share)
             selection = choose(table, budget, config=query.selection(self.seed))
             self._cell(query.name, share, [cuts[id_] for id_ in selection.ids])
 
-    def _scores(self, query: Query, queries: Sequence[Query]) -> pa.Table:
+    def _scores(self, query: Query) -> pa.Table:
         """Score the pool by the base model, by this strategy alone, so that others may be added."""
         texts = [query.strategy]
         if query.method in DIVERSE:
@@ -263,44 +267,26 @@ class _Run:
         self, name: str, share: float, queried: Cuts, train: Callable[[], Any] | None = None
     ) -> None:
         """Train and measure one model, unless its row is there."""
-        path = self._path(name, share)
-        if path.is_file():
+        cell = self._name(name, share)
+        if cell in self.cells:
             return
-        model = train() if train is not None else self._train(path.stem, queried)
+        model = train() if train is not None else self._train(cell, queried)
         row = {
             "strategy": name,
             "seed": self.seed,
             "share": share,
             "clips": len(queried),
             "seconds": sum(float(cut.duration) for cut in queried),
-            "cell": path.stem,
             **self.evaluate(model, self.split.test),
         }
-        write_json(path, row)
-        collect(self.out)
-        logger.info("seed %d, %s, share %g: %s", self.seed, name, share, row)
+        kept = self.cells.add(cell, row)
+        logger.info("seed %d, %s, share %g: %s", self.seed, name, share, kept)
 
     def _train(self, cell: str, queried: Cuts) -> Any:
         init = self.base_model if self.config.training == "continue" else None
         cuts = [*self.split.base, *sorted(queried, key=lambda cut: cut.id)]
         return self.fit(cuts, init, seed=self.seed, out=self.folder / cell)
 
-    def _path(self, name: str, share: float) -> Path:
+    def _name(self, name: str, share: float) -> str:
         plain = re.sub(r"[^A-Za-z0-9_.=+-]", "_", name)
-        cell = f"{self.seed}-{plain}-{digest(name)[:6]}-{share:g}"
-        return self.out / _CELLS / f"{cell}.json"
-
-
-def _require_same(out: Path, config: SimulationConfig) -> None:
-    """Refuse a folder with the results of other settings, whose rows would not be comparable."""
-    path = out / "simulation.json"
-    settings = {name: value for name, value in asdict(config).items() if name != "shares"}
-    if not path.is_file():
-        write_json(path, settings)
-    elif _read(path) != settings:
-        raise RequestError(f"{out}: holds the results of other settings; give another --out")
-
-
-def _read(path: Path) -> Row:
-    row: Row = json.loads(path.read_text(encoding="utf-8"))
-    return row
+        return f"{self.seed}-{plain}-{digest(name)[:6]}-{share:g}"

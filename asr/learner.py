@@ -33,6 +33,8 @@ class RecogniserLearner:
     heard_h
         hours of audio that training hears, repetitions counted, from which the epochs follow: so
         models of few utterances and of many cost the same. None: ``epochs`` as they are.
+    further_h
+        the same of a model that goes on from another, which needs less; ``heard_h`` if not given.
     dev
         utterances to choose the best epoch on; a tenth of those to train on, if there are none.
     """
@@ -40,6 +42,7 @@ class RecogniserLearner:
     train: TrainConfig = TrainConfig()
     further: FitConfig | None = None
     heard_h: float | None = None
+    further_h: float | None = None
     dev: tuple[Cut, ...] = ()
 
     def fit(
@@ -93,9 +96,11 @@ class RecogniserLearner:
         )
 
     def _config(self, training: Sequence[Cut], seed: int, start: Path | None) -> TrainConfig:
-        optimisation = self.train.fit if start is None else self.further or self.train.fit
-        if self.heard_h is not None:
-            epochs = round(3600 * self.heard_h / sum(cut.duration for cut in training))
+        optimisation, hours = self.train.fit, self.heard_h
+        if start is not None:
+            optimisation, hours = self.further or optimisation, self.further_h or hours
+        if hours is not None:
+            epochs = round(3600 * hours / sum(cut.duration for cut in training))
             optimisation = dataclasses.replace(optimisation, epochs=max(1, epochs))
         return dataclasses.replace(self.train, fit=optimisation, seed=seed)
 

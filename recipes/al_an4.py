@@ -4,6 +4,9 @@ r"""Does active learning pay on AN4? A fifth of the utterances is the base, the 
     python recipes/al_an4.py --root FOLDER --out out/al_an4 --stage 2 --seeds 8
     speechkit al compare out/al_an4/stage-2 --out out/al_an4/stage-2/report
 
+A base model is trained anew and all others go on from it, for a third of the time. A study that
+outlasts a sitting is carried by --cells FILE: rows in it are not measured again.
+
 Stage 1 tries every scorer at one share of the pool. Stage 2 compares a few, on fresh seeds, over
 all shares; its two forms of EGL are the best of stage 1, fixed in OUT/stage-2/forms.json before it
 starts. Eight speakers are held out to measure on, unless --test is given, and four more to choose

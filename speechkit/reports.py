@@ -1,9 +1,11 @@
 """What a measuring verb leaves behind: report.json for machines, report.md for people."""
 
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ def provenance(*, seed: int | None, data: Mapping[str, str]) -> dict[str, Any]:
     return {
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "speechkit": __version__,
+        "commit": commit(),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in ("torch", "numpy", "lhotse")},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -28,6 +31,20 @@ def provenance(*, seed: int | None, data: Mapping[str, str]) -> dict[str, Any]:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "data": dict(data),
     }
+
+
+@cache
+def commit() -> str | None:
+    """Return the commit that this code is of, with a "+" if files differ; None outside of git."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():  # installed; a repository further up is not ours
+        return None
+    words = ["git", "-C", str(root), "describe", "--always", "--exclude", "*", "--dirty=+"]
+    try:
+        found = subprocess.run(words, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
 
 
 def write_report(out: Path, report: Mapping[str, Any], markdown: str) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from speechkit.active_learning import simulate as simulate_function
 from speechkit.active_learning.compare import ComparisonConfig, compare_metric
+from speechkit.active_learning.jsonl import read_rows
 from speechkit.active_learning.query import Query
 from speechkit.active_learning.results import Results
 from speechkit.active_learning.scoring import ScoringConfig
@@ -50,7 +51,14 @@ def split(seed):
     return Split(base=cuts[:4], pool=cuts[4:24], test=cuts[24:])
 
 
-def simulate(learner, out, queries=("random", "egl:k=2", "egl:k=2/per_second"), **config):
+def simulate(
+    learner,
+    out,
+    queries=("random", "egl:k=2", "egl:k=2/per_second"),
+    carried=None,
+    settings=None,
+    **config,
+):
     return simulate_function(
         split,
         queries=queries,
@@ -59,6 +67,8 @@ def simulate(learner, out, queries=("random", "egl:k=2", "egl:k=2/per_second"), 
         evaluate=learner.evaluate,
         out=out,
         config=SimulationConfig(shares=SHARES, scoring=ScoringConfig(block_size=8), **config),
+        carried=carried,
+        settings=settings,
     )
 
 
@@ -99,6 +109,21 @@ def test_a_run_that_was_interrupted_goes_on_where_it_was(tmp_path):
     assert len(set(learner.fits)) == len(learner.fits) == len(whole)
     assert simulate(learner, out) == whole
     assert len(learner.fits) == len(whole)
+
+
+def test_a_study_goes_on_in_another_folder(tmp_path):
+    first, second, file = Learner(), Learner(), tmp_path / "cells.jsonl"
+    words = {"carried": file, "settings": {"heard_h": 2}}
+    simulate(first, tmp_path / "here", queries=["random"], **words)
+    rows = simulate(second, tmp_path / "there", queries=["random", "longest"], **words)
+    assert [r for r in rows if r["strategy"] != "longest"] == read_rows(
+        tmp_path / "here" / "results.jsonl"
+    )
+    # the base model is needed to score and to go on from, but is not measured again
+    assert [name for name, *_ in second.fits if "longest" not in name] == ["base", "base"]
+    assert read_rows(file) == rows
+    with pytest.raises(RequestError, match="other settings"):
+        simulate(Learner(), tmp_path / "third", carried=file, settings={"heard_h": 3})
 
 
 def test_strategies_and_shares_may_be_added(tmp_path):
