@@ -182,7 +182,10 @@ def run(
         out=out,
         config=config,
         carried=cells,
-        settings={"learner": learner},
+        settings={
+            "learner": learner,
+            "data": [manifests.fingerprint(part) for part in (parts.base, parts.pool, parts.test)],
+        },
     )
     logger.info("%s: %d rows; next: speechkit al compare %s", out, len(rows), out)
 
@@ -248,13 +251,18 @@ class _Run:
             self._cell(query.name, share, [cuts[id_] for id_ in selection.ids])
 
     def _scores(self, query: Query) -> pa.Table:
-        """Score the pool by the base model, by this strategy alone, so that others may be added."""
-        texts = [query.strategy]
+        """Return the pool's scores, with embeddings where the query needs them."""
+        table = self._scored(query.strategy)
         if query.method in DIVERSE:
-            texts.append(_EMBEDDING)
-        folder = self.folder / "scores" / digest(texts)
+            column = self._scored(_EMBEDDING)[_EMBEDDING]
+            table = table.append_column(_EMBEDDING, column)  # both are sorted by id
+        return table
+
+    def _scored(self, strategy: str) -> pa.Table:
+        """Score the pool by one strategy, once for all queries that choose by it."""
+        folder = self.folder / "scores" / digest([strategy])
         config = replace(self.config.scoring, seed=self.seed)
-        score_pool(list(self.split.pool), self.base_model, texts, folder=folder, config=config)
+        score_pool(list(self.split.pool), self.base_model, [strategy], folder=folder, config=config)
         return read_scores(folder)
 
     def _budget(self, share: float) -> Budget:

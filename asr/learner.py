@@ -8,9 +8,11 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lhotse.cut import Cut
 
+from speechkit import manifests
 from speechkit.asr.evaluate import transcribe_cuts
 from speechkit.asr.optimisation import FitConfig
 from speechkit.asr.recogniser import Recogniser
@@ -44,6 +46,11 @@ class RecogniserLearner:
     heard_h: float | None = None
     further_h: float | None = None
     dev: tuple[Cut, ...] = ()
+
+    def settings(self) -> dict[str, Any]:
+        """Return all that models must share to be compared, as plain values."""
+        described = dataclasses.asdict(dataclasses.replace(self, dev=()))
+        return described | {"dev": manifests.fingerprint(self.dev)}
 
     def fit(
         self, cuts: Sequence[Cut], init: Recogniser | None, *, seed: int, out: Path

@@ -4,20 +4,16 @@ r"""Does active learning pay on AN4? A fifth of the utterances is the base, the 
     python recipes/al_an4.py --root FOLDER --out out/al_an4 --stage 2 --seeds 8
     speechkit al compare out/al_an4/stage-2 --out out/al_an4/stage-2/report
 
-A base model is trained anew and all others go on from it, for a third of the time. A study that
-outlasts a sitting is carried by --cells FILE: rows in it are not measured again.
-
 Stage 1 tries every scorer at one share of the pool. Stage 2 compares a few, on fresh seeds, over
 all shares; its two forms of EGL are the best of stage 1, fixed in OUT/stage-2/forms.json before it
 starts. Eight speakers are held out to measure on, unless --test is given, and four more to choose
-epochs on. Processes may share a stage, each with other seeds (--first_seed).
+epochs on. Processes may share a stage, each with other seeds (--first_seed). A study that outlasts
+a sitting is carried by --cells FILE.
 """
 
 import sys
 from pathlib import Path
 from typing import Literal
-
-from lhotse import CutSet
 
 from speechkit import an4, manifests
 from speechkit.active_learning.simulate import SHARES, SimulationConfig, simulate
@@ -48,11 +44,11 @@ SMALL = TrainConfig(
     sparse=SparseConfig(subsampling=SUBSAMPLING, layers=3, width=96, patterns=("Local(64)",)),
     inputs=InputConfig(deltas=2, normalisation="speaker"),
     spec_augment=SpecAugmentConfig(time_masks=2, time_width=20, frequency_share=0.2),
-    batches=BatchConfig(max_s=40.0),
+    batches=BatchConfig(max_s=16.0),
     augment=AugmentConfig(speeds=(0.9, 0.95, 1.0, 1.05, 1.1), vocal_tract=0.1),
-    fit=FitConfig(learning_rate=3e-3, warmup_steps=100, spec_augment_after=200, averaging=0.99),
+    fit=FitConfig(learning_rate=3e-3, warmup_steps=60, spec_augment_after=250, averaging=0.98),
 )
-FURTHER = FitConfig(learning_rate=1.5e-3, warmup_steps=30, spec_augment_after=0, averaging=0.99)
+FURTHER = FitConfig(learning_rate=2e-3, warmup_steps=30, spec_augment_after=0, averaging=0.98)
 
 
 def al_an4(
@@ -64,7 +60,9 @@ def al_an4(
     first_seed: int | None = None,
     test: Path | None = None,
     queries: list[str] | None = None,
-    heard_h: float = 6.0,
+    heard_h: float = 4.0,
+    further_h: float = 1.5,
+    cells: Path | None = None,
 ) -> None:
     """Simulate active learning on AN4; run again to go on.
 
@@ -82,16 +80,21 @@ def al_an4(
         what to measure on, of ``root``'s form; give another ``out`` then.
     queries
         strategies in place of the stage's own.
-    heard_h
-        hours of audio that each training hears, repetitions counted.
+    heard_h, further_h
+        hours of audio, repetitions counted, that a base model hears, and one that goes on from it.
+    cells
+        a file of rows that were measured elsewhere and are not to be measured again; gets the new
+        ones.
     """
     folder = out / f"stage-{stage}"
-    rest, held, _ = hold_out_speakers(_cuts(root, out / "cuts"), TEST_SPEAKERS)
+    rest, held, _ = hold_out_speakers(an4.read(root, out / "cuts"), TEST_SPEAKERS)
     training, dev, _ = hold_out_speakers(rest, DEV_SPEAKERS)
-    measured = list(_cuts(test, out / "test") if test else held)
+    measured = list(an4.read(test, out / "test") if test else held)
     first, count, shares = STAGES[stage]
     first = first if first_seed is None else first_seed
-    learner = RecogniserLearner(train=SMALL, further=FURTHER, heard_h=heard_h, dev=tuple(dev))
+    learner = RecogniserLearner(
+        train=SMALL, further=FURTHER, heard_h=heard_h, further_h=further_h, dev=tuple(dev)
+    )
     simulate(
         lambda seed: divide(list(training), measured, base_share=BASE_SHARE, seed=seed),
         queries=queries or _queries(stage, out),
@@ -100,6 +103,8 @@ def al_an4(
         evaluate=learner.evaluate,
         out=folder,
         config=SimulationConfig(shares=shares),
+        carried=cells,
+        settings={**learner.settings(), "measured": manifests.fingerprint(measured)},
     )
     print(f"next: speechkit al compare {folder} --out {folder / 'report'}")
 
@@ -109,14 +114,6 @@ def _queries(stage: int, out: Path) -> list[str]:
         return [*BASELINES, *OTHERS, "true_errors", *EGL_FORMS]
     fixed = out / "stage-2" / "forms.json"
     return [*BASELINES, *fixed_best(fixed, results=out / "stage-1", among=EGL_FORMS, count=2)]
-
-
-def _cuts(source: Path, out: Path) -> CutSet:
-    if not (source / "feats.npz").is_file():
-        return manifests.read(source)
-    if not (out / manifests.CUTS_NAME).is_file():
-        an4.prepare(source, out)
-    return manifests.read(out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ joined to the utterances that are measured, by clip; the others to base and pool
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +53,7 @@ def al_digits(
     queries: list[str] | None = None,
     shares: tuple[float, ...] = SHARES,
     heard_h: float = 2.0,
+    cells: Path | None = None,
 ) -> None:
     """Join digits, simulate active learning; run again to go on.
 
@@ -69,14 +69,16 @@ def al_digits(
         strategies, and shares of the pool.
     heard_h
         hours of audio that each training hears, repetitions counted.
+    cells
+        a file of rows that were measured elsewhere; gets the new ones.
     """
     digits = list(manifests.read(root))
     of = manifests.folds(digits, TEST_FOLDS, by="clip").of
     learnt, held = [c for c in digits if of[c.id]], [c for c in digits if not of[c.id]]
     training = join(learnt, utterances, out / "training")
-    dev = join(learnt, max(1, utterances // 10), out / "dev")
+    dev = tuple(join(learnt, max(1, utterances // 10), out / "dev"))
     test = list(join(held, max(1, utterances // 3), out / "test"))
-    learner = RecogniserLearner(train=SMALL, further=FURTHER, heard_h=heard_h, dev=tuple(dev))
+    learner = RecogniserLearner(train=SMALL, further=FURTHER, heard_h=heard_h, dev=dev)
     simulate(
         lambda seed: divide(list(training), test, base_share=BASE_SHARE, seed=seed),
         queries=queries or QUERIES,
@@ -85,11 +87,13 @@ def al_digits(
         evaluate=learner.evaluate,
         out=out / "runs",
         config=SimulationConfig(shares=shares),
+        carried=cells,
+        settings=learner.settings() | {"utterances": utterances},
     )
     print(f"next: speechkit al compare {out / 'runs'} --out {out / 'report'}")
 
 
-def join(digits: Sequence[Cut], count: int, out: Path) -> CutSet:
+def join(digits: list[Cut], count: int, out: Path) -> CutSet:
     """Write utterances of 1 to 7 digits of one speaker, each under white noise of its own level."""
     if not (out / "manifest.jsonl").is_file():
         rows = []
@@ -97,9 +101,8 @@ def join(digits: Sequence[Cut], count: int, out: Path) -> CutSet:
             rng = np.random.default_rng(seed_of("join", out.name, number))
             speaker = manifests.speaker_of(digits[int(rng.integers(len(digits)))])
             own = [cut for cut in digits if manifests.speaker_of(cut) == speaker]
-            chosen = [
-                own[int(i)] for i in rng.integers(len(own), size=rng.integers(MOST_DIGITS) + 1)
-            ]
+            places = rng.integers(len(own), size=rng.integers(MOST_DIGITS) + 1)
+            chosen = [own[int(place)] for place in places]
             gaps = [round(rng.uniform(*GAP_S) * SAMPLE_RATE) for _ in chosen]
             pairs = zip(gaps, chosen, strict=True)
             pieces = [x for gap, cut in pairs for x in (np.zeros(gap, np.float32), load_cut(cut))]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lhotse import Features, MonoCut, NumpyFilesWriter, SupervisionSegment
+from lhotse import CutSet, Features, MonoCut, NumpyFilesWriter, SupervisionSegment
 from numpy.typing import NDArray
 
 from speechkit import manifests
@@ -64,6 +64,21 @@ def prepare(root: Path, out: Path) -> None:
     speakers = {cut.supervisions[0].speaker for cut in cuts} - {None}
     hours = sum(cut.duration for cut in cuts) / 3600
     logger.info("%s: %d clips, %.2f h, %d speakers", out, len(cuts), hours, len(speakers))
+
+
+def read(source: Path, out: Path) -> CutSet:
+    """Return the cuts of a folder of the published form, prepared once in ``out``, or a manifest's.
+
+    Raises
+    ------
+    RequestError, JobError
+        as `prepare` and `manifests.read` do.
+    """
+    if not (source / "feats.npz").is_file():
+        return manifests.read(source)
+    if not (out / manifests.CUTS_NAME).is_file():
+        prepare(source, out)
+    return manifests.read(out)
 
 
 def _rows(manifest: Path) -> Iterator[tuple[str, Row]]:

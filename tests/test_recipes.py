@@ -177,13 +177,15 @@ def features_of_an4(folder, *, speakers=14, each=6):
 def test_active_learning_on_an4(tmp_path):
     recipe = load("al_an4").al_an4
     words = ["--root", features_of_an4(tmp_path / "an4"), "--out", tmp_path / "out"]
-    quick = ["--heard_h", "0.001", "--seeds", "1"]
+    quick = ["--heard_h", "0.001", "--further_h", "0.001", "--seeds", "1"]
     assert run(recipe, *words, *quick, "--stage", "2") == 2  # there is nothing to choose forms from
-    forms = ["--queries", "random", "egl", "egl:parameters=logits"]
-    assert run(recipe, *words, *quick, *forms) == 0
+    forms = ["--queries", "random", "egl", "egl/kmeans++"]
+    cells = tmp_path / "cells.jsonl"
+    assert run(recipe, *words, *quick, *forms, "--cells", cells) == 0
     rows = (tmp_path / "out" / "stage-1" / "results.jsonl").read_text().splitlines()
     assert len(rows) == 4
     assert all(json.loads(row)["wer"] >= 0 for row in rows)
+    assert cells.read_text().splitlines() == rows
 
 
 def test_active_learning_on_digits(tmp_path):

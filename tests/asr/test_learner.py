@@ -1,5 +1,7 @@
 """The recogniser's learner: trains once, goes on from a model, measures without a trace."""
 
+import json
+
 import pytest
 
 from speechkit.active_learning.simulate import load_learner
@@ -52,6 +54,24 @@ def test_few_and_many_utterances_are_heard_for_as_long(corpus, tmp_path):
     teacher.fit([*cuts[:3]], None, seed=0, out=tmp_path / "few")
     assert epochs_of(tmp_path / "many") == 2
     assert 3 <= epochs_of(tmp_path / "few") <= 6
+
+
+def test_what_goes_on_hears_less(corpus, tmp_path):
+    cuts = list(corpus[0])
+    heard_h = sum(cut.duration for cut in cuts) / 3600
+    teacher = learner(cuts, heard_h=2 * heard_h, further_h=heard_h)
+    base = teacher.fit(cuts, None, seed=0, out=tmp_path / "base")
+    teacher.fit(cuts, base, seed=0, out=tmp_path / "further")
+    assert epochs_of(tmp_path / "base") == 2
+    assert epochs_of(tmp_path / "further") == 1
+
+
+def test_settings_tell_learners_apart(corpus):
+    cuts = list(corpus[0])
+    same = json.dumps(learner(cuts, heard_h=1).settings())
+    assert same == json.dumps(learner(cuts, heard_h=1).settings())
+    assert same != json.dumps(learner(cuts, heard_h=2).settings())
+    assert same != json.dumps(learner(cuts[1:], heard_h=1).settings())
 
 
 def test_measuring_needs_texts(corpus, trained):

@@ -35,6 +35,15 @@ def portion(root, rows, array=None, key="mfc"):
     return array
 
 
+def test_a_portion_is_prepared_once_and_a_manifest_taken_as_it_is(tmp_path):
+    portion(tmp_path / "in", rows())
+    ids = list(an4.read(tmp_path / "in", tmp_path / "cuts").ids)
+    (tmp_path / "in" / "manifest.jsonl").unlink()
+    assert list(an4.read(tmp_path / "in", tmp_path / "cuts").ids) == ids
+    assert list(an4.read(tmp_path / "cuts", tmp_path / "unused").ids) == ids
+    assert not (tmp_path / "unused").exists()
+
+
 def test_a_portion_becomes_cuts_with_features(tmp_path):
     array = portion(tmp_path / "in", rows())
     assert (
