@@ -12,8 +12,8 @@ TRITONS ?= 3.6.0 3.7.1 3.8.0 3.9.0
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
-demo: $(INSTALLED) ## train a keyword spotter on a synthetic corpus, measure it, listen with it
-	$(BIN)/python recipes/kws_demo.py --out out/demo
+demo: $(INSTALLED) ## spot, recognise and choose what to label, on synthetic speech; a page shows it
+	$(BIN)/python recipes/demo.py --out out/demo
 
 # one thread a process: results do not depend on the machine, and two processes fill two cores
 test: export OMP_NUM_THREADS = 1

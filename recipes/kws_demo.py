@@ -13,6 +13,7 @@ from pathlib import Path
 
 from speechkit import audio, manifests, synthetic
 from speechkit.cli import run_recipe
+from speechkit.files import write_json
 from speechkit.kws.clips import load_clips
 from speechkit.kws.detect import listen_to
 from speechkit.kws.detector import Detector
@@ -107,8 +108,11 @@ def listen(model: Path, corpus: Path, wav: Path) -> None:
     audio.write_wav(wav, stream.audio)
     ends_s = [piece.span.end / audio.SAMPLE_RATE for piece in stream.pieces]
     print(f"{KEYWORD!r} ends in {wav} at {', '.join(f'{end_s:.2f}' for end_s in ends_s)} s; heard:")
-    for detection in listen_to(Detector.load(model), audio.chunks(wav, chunk_s=0.1)):
+    heard = list(listen_to(Detector.load(model), audio.chunks(wav, chunk_s=0.1)))
+    for detection in heard:
         print(f"{detection.time_s:7.2f} s  {detection.keyword}  score {detection.score:.3f}")
+    detections = [dataclasses.asdict(detection) for detection in heard]
+    write_json(wav.with_suffix(".json"), {"ends_s": ends_s, "detections": detections})
 
 
 if __name__ == "__main__":

@@ -35,12 +35,20 @@ def test_every_recipe_says_how_to_run_it():
 
 
 @pytest.mark.slow
-def test_demo(tmp_path, capsys):
+def test_demo(tmp_path, capsys, monkeypatch):
     pytest.importorskip("espeakng_loader")
-    assert run(load("kws_demo").kws_demo, "--out", tmp_path, "--smoke") == 0
+    monkeypatch.syspath_prepend(RECIPES)
+    assert run(load("demo").demo, "--out", tmp_path, "--smoke") == 0
     said = capsys.readouterr().out
     assert "'bumblebee' ends in" in said
-    assert (tmp_path / "report" / "det.png").exists()
+    assert "s of labels added" in said
+    assert (tmp_path / "spotter" / "report" / "det.png").exists()
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    for heading in ("Spotting", "Recognising", "Choosing"):
+        assert f"<h2>{heading}" in page
+    # the stream, and a clip a row of both tables
+    assert page.count("<audio") > 6
+    assert page.count("<img") == 2
 
 
 def test_wake_word(tmp_path, capsys):
