@@ -229,6 +229,7 @@ class _Run:
     @cached_property
     def base_model(self) -> Any:
         """The base model: trained once, then what ``fit`` finds in its folder."""
+        manifests.write(self.split.pool, self.folder / "pool.jsonl.gz")
         return self.fit(list(self.split.base), None, seed=self.seed, out=self.folder / "base")
 
     def base_and_whole(self) -> None:
