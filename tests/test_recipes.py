@@ -196,6 +196,19 @@ def test_active_learning_on_an4(tmp_path):
     assert cells.read_text().splitlines() == rows
 
 
+def test_scorers_on_one_model(tmp_path):
+    from tests.asr.speech import recogniser, write_corpus
+
+    cuts = write_corpus(tmp_path / "tones")
+    manifests.write(cuts, tmp_path / "cuts.jsonl")
+    recogniser().save(tmp_path / "model")
+    words = ["--model", tmp_path / "model", "--pool", tmp_path / "cuts.jsonl"]
+    quick = ["--clips", "4", "--timed", "3", "--rounds", "1", "--k", "2", "--naive-clips", "1"]
+    assert run(load("al_scorers").al_scorers, *words, "--out", tmp_path / "out", *quick) == 0
+    assert "stratified" in (tmp_path / "out" / "report.md").read_text()
+    assert "| forward |" in (tmp_path / "out" / "speed" / "report.md").read_text()
+
+
 def test_active_learning_on_digits(tmp_path):
     rng = np.random.default_rng(0)
     rows = []
