@@ -8,7 +8,7 @@ import math
 import multiprocessing
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -181,22 +181,29 @@ def _flex_seconds(case: Case, repeats: int, *, backward: bool = True) -> float |
 
 def seconds(case: Case, attend: Attend, *, repeats: int, backward: bool = True) -> float:
     """Return the median time of a run, after one that warms up unless that one takes long."""
+    return seconds_in_turn(case, [attend], repeats=repeats, backward=backward)[0]
+
+
+def seconds_in_turn(
+    case: Case, several: Sequence[Attend], *, repeats: int, backward: bool = True
+) -> list[float]:
+    """Return the median times of several, run in turn: what disturbs one disturbs all alike."""
     *leaves, gradient = inputs(case)
     for leaf in leaves:
         leaf.requires_grad_(backward)
 
-    def once() -> None:
+    def once(attend: Attend) -> float:
+        start = time.perf_counter()
         output = attend(*leaves)
         if backward:
             torch.autograd.grad(output, leaves, gradient)
-
-    durations: list[float] = []
-    while len(durations) <= repeats and sum(durations) < _PATIENCE_S:
-        start = time.perf_counter()
-        once()
         _wait_for(case.device)
-        durations.append(time.perf_counter() - start)
-    return median(durations[1:] or durations)
+        return time.perf_counter() - start
+
+    rounds: list[list[float]] = []
+    while len(rounds) <= repeats and sum(map(sum, rounds)) < _PATIENCE_S * len(several):
+        rounds.append([once(attend) for attend in several])
+    return [median(durations) for durations in zip(*(rounds[1:] or rounds), strict=True)]
 
 
 def inputs(case: Case) -> list[Tensor]:

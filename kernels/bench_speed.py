@@ -6,7 +6,16 @@ from dataclasses import dataclass, replace
 import torch
 
 from speechkit.kernels.attention import explain
-from speechkit.kernels.bench import Case, dense, exponent, inputs, peak_bytes, seconds, sparse
+from speechkit.kernels.bench import (
+    Case,
+    dense,
+    exponent,
+    inputs,
+    peak_bytes,
+    seconds,
+    seconds_in_turn,
+    sparse,
+)
 from speechkit.kernels.patterns import Fixed, Local, Merged, Pattern, Strided
 
 _FIRST = Merged(Local(128), Strided(128))
@@ -79,8 +88,7 @@ def promises(device: str, *, repeats: int = 3) -> Iterator[Promise]:
 
 
 def _speedup(case: Case, aim: float, repeats: int) -> Promise:
-    sparse_s = seconds(case, sparse(case), repeats=repeats)
-    dense_s = seconds(case, dense(case), repeats=repeats)
+    sparse_s, dense_s = seconds_in_turn(case, [sparse(case), dense(case)], repeats=repeats)
     kind = "causal" if case.causal else "bidirectional"
     return Promise(
         name=f"{case.pattern} {kind}, T = {case.length}: faster than dense",
@@ -104,8 +112,8 @@ def choice(case: Case, repeats: int) -> Choice:
     """Measure both paths and what `auto` makes of it."""
     *leaves, _ = inputs(case)
     code = explain(leaves[0], case.pattern, causal=case.causal).partition(":")[0]
-    each = (seconds(case, sparse(case, name), repeats=repeats) for name in ("auto", "cpu", "dense"))
-    return Choice(case, code, *each)
+    each = [sparse(case, name) for name in ("auto", "cpu", "dense")]
+    return Choice(case, code, *seconds_in_turn(case, each, repeats=repeats))
 
 
 def _of_the_choice(repeats: int) -> Iterator[Promise]:

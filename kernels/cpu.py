@@ -21,15 +21,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from speechkit.kernels.parts import Lattice, Part
-from speechkit.kernels.tiles import Tile, key_positions, tiles
+from speechkit.kernels.parts import Band, Lattice, Part
+from speechkit.kernels.tiles import LOWEST, Tile, key_positions, tiles
 
 # scores of one batch of tiles: they and what is made of them stay in the caches of a core
 _BATCH_SCORES = 1 << 19
 # numbers of q that are worked on at once, unless one sequence has more
 _SLAB_NUMBERS = 1 << 23
-# below any score that matters, and far enough from -inf that differences with it are numbers
-_LOWEST = -1e30
 _LOG2_E = math.log2(math.e)
 
 
@@ -51,15 +49,22 @@ def forward(
     """
     dtype = _computing_type(q.dtype)
     output = torch.empty_like(v)
-    lse = q.new_full(q.shape[:2], -torch.inf, dtype=dtype)
+    lse = q.new_full(q.shape[:2], LOWEST, dtype=dtype)
+    key_bias = None if key_bias is None else key_bias.clamp(min=LOWEST)
+    fresh = _reaches_each_query_once(parts[0])
     with _fast_products(q.dtype):
         for slab in _slabs(q):
-            with _collected(output[slab], dtype) as mean:
+            with _collected(output[slab], dtype, zeros=not fresh) as mean:
                 for part in parts:
                     keys = _Keys.of(part, k[slab], v[slab], _of(key_bias, slab))
+                    first = fresh and part is parts[0]
                     for batch in _batches(part, q[slab], causal=causal):
                         queries = batch.queries(q[slab], dtype) * (scale * _LOG2_E)
-                        _attend(batch, queries, keys, mean, lse[slab])
+                        _attend(batch, queries, keys, mean, lse[slab], first=first)
+    if key_bias is not None:
+        empty = lse < LOWEST / 2
+        output.masked_fill_(empty[..., None], 0.0)
+        lse.masked_fill_(empty, -torch.inf)
     return output, lse.div_(_LOG2_E)
 
 
@@ -85,16 +90,23 @@ def backward(
     results = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     # a query without keys has no weights: exp2(score - inf) = 0
     lse2 = (lse * _LOG2_E).masked_fill_(lse == -torch.inf, torch.inf)
+    key_bias = None if key_bias is None else key_bias.clamp(min=LOWEST)
+    fresh = _reaches_each_query_once(parts[0])
     with _fast_products(q.dtype):
         for slab in _slabs(q):
             rows = _QueryRows(q[slab], gradient[slab], lse2[slab], delta[slab], scale)
-            dq, dk, dv = (_collected(x[slab], dtype) for x in results)
-            with dq as dq_sum, dk as dk_sum, dv as dv_sum:
+            dq, dk, dv = (x[slab] for x in results)
+            with (
+                _collected(dq, dtype, zeros=not fresh) as dq_sum,
+                _collected(dk, dtype) as dk_sum,
+                _collected(dv, dtype) as dv_sum,
+            ):
                 for part in parts:
                     keys = _Keys.of(part, k[slab], v[slab], _of(key_bias, slab))
                     sums = (dq_sum, *keys.sums(dk_sum, dv_sum))
+                    first = fresh and part is parts[0]
                     for batch in _batches(part, q[slab], causal=causal):
-                        _differentiate(batch, rows, keys, *sums)
+                        _differentiate(batch, rows, keys, *sums, first=first)
                     keys.scatter(sums[1:], dk_sum, dv_sum)
     return results
 
@@ -110,38 +122,58 @@ class _QueryRows:
     scale: float
 
 
+def _reaches_each_query_once(part: Part) -> bool:
+    """Return whether a part's tiles hold every query once, so that they may write and not add."""
+    return isinstance(part, Band) and part.least == 0
+
+
 def _differentiate(
-    batch: "_Batch", rows: _QueryRows, keys: "_Keys", dq: Tensor, dk: Tensor, dv: Tensor
+    batch: "_Batch",
+    rows: _QueryRows,
+    keys: "_Keys",
+    dq: Tensor,
+    dk: Tensor,
+    dv: Tensor,
+    *,
+    first: bool,
 ) -> None:
-    """Add the gradients over one batch's pairs."""
+    """Add the gradients over one batch's pairs; those of queries are written if it is the first."""
     k, v = batch.keys(keys.k, dq.dtype), batch.keys(keys.v, dq.dtype)
-    queries = batch.queries(rows.q, dq.dtype) * rows.scale
+    queries = batch.queries(rows.q, dq.dtype) * (rows.scale * _LOG2_E)
     signal = batch.queries(rows.gradient, dq.dtype)
-    weights = keys.scores(queries * _LOG2_E, k, batch)
+    weights = keys.scores(queries, k, batch)
     weights.sub_(batch.queries(rows.lse, dq.dtype)[..., None]).exp2_()
     batch.add_to_keys(dv, weights, signal)
     slope = torch.bmm(signal, v.transpose(1, 2))
     slope.sub_(batch.queries(rows.delta, dq.dtype)[..., None]).mul_(weights)
-    batch.add_to_keys(dk, slope, queries)
+    batch.add_to_keys(dk, slope, queries, 1 / _LOG2_E)
     target = batch.view(dq)
-    target.add_(torch.bmm(slope, k).view(target.shape), alpha=rows.scale)
+    found = torch.bmm(slope, k).view(target.shape)
+    if first:
+        torch.mul(found, rows.scale, out=target)
+    else:
+        target.add_(found, alpha=rows.scale)
 
 
-def _attend(batch: "_Batch", queries: Tensor, keys: "_Keys", mean: Tensor, lse: Tensor) -> None:
-    """Merge the attention over one batch's keys into the means and log-sum-exps so far."""
+def _attend(
+    batch: "_Batch", queries: Tensor, keys: "_Keys", mean: Tensor, lse: Tensor, *, first: bool
+) -> None:
+    """Merge the attention over one batch's keys into the means and log-sum-exps so far, if any."""
     scores = keys.scores(queries, batch.keys(keys.k, queries.dtype), batch)
-    top = scores.amax(-1, keepdim=True).clamp_(min=_LOWEST)
+    top = scores.amax(-1, keepdim=True)
     weights = scores.sub_(top).exp2_()
     total = weights.sum(-1, keepdim=True)
-    new_mean = torch.bmm(weights, batch.keys(keys.v, queries.dtype))
-    new_mean.div_(total.clamp(min=1e-30))
+    found = torch.bmm(weights, batch.keys(keys.v, queries.dtype)).div_(total)
     old_mean, old = batch.view(mean), batch.view(lse)
-    new = total.log2_().add_(top).view(old.shape)
-    merged = torch.logaddexp2(old, new)
-    floor = merged.clamp(min=_LOWEST)
-    old_mean.mul_((old - floor).exp2_()[..., None])
-    old_mean.addcmul_(new_mean.view(old_mean.shape), (new - floor).exp2_()[..., None])
-    old.copy_(merged)
+    found, new = found.view(old_mean.shape), total.log2_().add_(top).view(old.shape)
+    if first:
+        old_mean.copy_(found)
+        old.copy_(new)
+        return
+    # the share of these keys: 2^new / (2^old + 2^new)
+    share = (new - old).div_(_LOG2_E).sigmoid_()
+    old_mean.lerp_(found, share[..., None])
+    old.copy_(torch.logaddexp2(old, new))
 
 
 @dataclass(frozen=True)
@@ -167,20 +199,22 @@ class _Batch:
         pieces = [self._view(x, lattice) for lattice in _joined(self.tile.keys)]
         return _packed(pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2), dtype)
 
-    def add_to_keys(self, target: Tensor, weights: Tensor, rows: Tensor) -> None:
-        """Add weights (N, m, n) transposed, times rows (N, m, D), to the keys' rows of target."""
+    def add_to_keys(
+        self, target: Tensor, weights: Tensor, rows: Tensor, alpha: float = 1.0
+    ) -> None:
+        """Add weights (N, m, n) transposed, times rows (N, m, D), times alpha to target's rows."""
         first = 0
         for lattice in self.tile.keys:
             view = self._view(target, lattice)
             some = weights[:, :, first : first + lattice.rows].transpose(1, 2)
             if lattice.row_step == 1 and 1 in view.shape[:2]:
-                view.flatten(0, 1).baddbmm_(some, rows)
+                view.flatten(0, 1).baddbmm_(some, rows, alpha=alpha)
             else:
-                view.add_(torch.bmm(some, rows).view(view.shape))
+                view.add_(torch.bmm(some, rows).view(view.shape), alpha=alpha)
             first += lattice.rows
 
     def hide(self, scores: Tensor) -> None:
-        """Set the scores (N, m, n) of keys that are not seen to -inf."""
+        """Lower the scores (N, m, n) of keys that are not seen."""
         for edge in self.tile.edges:
             bias = edge.bias
             if bias.dim() == 3:
@@ -264,7 +298,7 @@ class _Keys:
         return cls(k[:, positions], v[:, positions], chosen, positions)
 
     def scores(self, queries: Tensor, k: Tensor, batch: _Batch) -> Tensor:
-        """Return the scores (N, m, n) in base 2, -inf where a key is not seen."""
+        """Return the scores (N, m, n) in base 2, very low where a key is not seen."""
         scores = torch.bmm(queries, k.transpose(1, 2))
         batch.hide(scores)
         if self.bias is not None:
@@ -291,10 +325,13 @@ def _slabs(q: Tensor) -> list[slice]:
 
 
 @contextmanager
-def _collected(result: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Give zeros of the computing type to add a result up in; the result itself where it can be."""
-    total = result.zero_() if result.dtype == dtype else torch.zeros_like(result, dtype=dtype)
-    yield total
+def _collected(result: Tensor, dtype: torch.dtype, *, zeros: bool = True) -> Iterator[Tensor]:
+    """Give zeros of the computing type to add a result up in; the result itself where it can be.
+
+    Without `zeros` it may hold anything.
+    """
+    total = result if result.dtype == dtype else torch.empty_like(result, dtype=dtype)
+    yield total.zero_() if zeros else total
     if total is not result:
         result.copy_(total)
 

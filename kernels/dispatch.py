@@ -93,25 +93,25 @@ def choose(backend: str, pattern: Pattern, request: Request) -> tuple[str, str]:
         _require(problem is None, "triton", str(problem))
         return name, "asked for"
     if request.device == "cpu":
-        return _choose_on_cpu(pattern, request)
+        return _choose_on_cpu(pattern, request, torch.get_num_threads())
     problem = _triton_problem(request)
     _require(problem is None, "auto", f"on {request.device} only Triton serves, but {problem}")
     return "triton", f"the tensors are on {request.device}"
 
 
-def _choose_on_cpu(pattern: Pattern, request: Request) -> tuple[str, str]:
+@lru_cache(maxsize=4096)
+def _choose_on_cpu(pattern: Pattern, request: Request, threads: int) -> tuple[str, str]:
     length = request.length
     same = len(set(pattern.per_head(request.heads))) == 1
     if not same or length == 0:
         return "cpu", "heads differ" if length else "nothing to do"
     if length * length > _DENSE_PAIRS:
         return "cpu", f"{length} positions are too many for a dense mask"
-    sparse, dense = _predict(pattern, request, torch.get_num_threads())
+    sparse, dense = _predict(pattern, request, threads)
     name = "cpu" if sparse < dense else "dense"
     return name, f"forward and backward: sparse {sparse:.2g} s, dense {dense:.2g} s predicted"
 
 
-@lru_cache(maxsize=4096)
 def _predict(pattern: Pattern, request: Request, threads: int) -> tuple[float, float]:
     """Return the predicted seconds of the tiled and of the dense path, forward and backward."""
     costs = _costs()["half" if request.dtype.itemsize == 2 else "full"]
@@ -134,7 +134,7 @@ def _predict(pattern: Pattern, request: Request, threads: int) -> tuple[float, f
 def forget_costs() -> None:
     """Read the table of costs again, after it was written anew."""
     _costs.cache_clear()
-    _predict.cache_clear()
+    _choose_on_cpu.cache_clear()
 
 
 @lru_cache(maxsize=4096)

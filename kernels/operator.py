@@ -4,6 +4,7 @@ Shapes: B batch, H heads, T positions, D size of q and k, E size of v.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +16,9 @@ from speechkit.kernels.dispatch import choose, request_of
 from speechkit.kernels.encoding import decode
 from speechkit.kernels.parts import parts
 from speechkit.kernels.patterns import Pattern
+
+# rows of which products are summed at once
+_DOT_ROWS = 2048
 
 
 @torch.library.custom_op("speechkit::sparse_attention", mutates_args=())
@@ -34,7 +38,7 @@ def sparse_attention(
     results = []
     for head, heads in _head_groups(pattern, q.shape[1]):
         folded = (_folded(q, heads), _folded(k, heads), _folded(v, heads))
-        with torch.autocast(q.device.type, enabled=False):  # which would round the statistics
+        with _without_autocast(q):
             found = _forward(folded, key_lengths, head, causal=causal, scale=scale, code=code)
         results.append((heads, found))
     output, lse = _of_all_heads(results, q.shape[0])
@@ -75,14 +79,12 @@ def sparse_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v."""
     code = _code(backend, pattern, q, v, causal=causal, has_lengths=key_lengths is not None)
-    # a query without keys has nothing to learn: its output and log-sum-exp are constants
-    lse_gradient = lse_gradient.masked_fill(lse == -torch.inf, 0.0)
-    delta = torch.stack([_dots(*pair, lse.dtype) for pair in zip(output, gradient, strict=True)])
-    delta.sub_(lse_gradient)
+    # the dense kernel makes its own
+    delta = lse if code == "dense" else _delta(output, gradient, lse, lse_gradient)
     results = []
     for head, heads in _head_groups(pattern, q.shape[1]):
         folded = [_folded(x, heads) for x in (gradient, q, k, v, output, lse, delta)]
-        with torch.autocast(q.device.type, enabled=False):
+        with _without_autocast(q):
             found = _backward(folded, key_lengths, head, causal=causal, scale=scale, code=code)
         results.append((heads, found))
     dq, dk, dv = _of_all_heads(results, q.shape[0])
@@ -209,13 +211,22 @@ def _head_groups(text: str, heads: int) -> tuple[tuple[Pattern, slice | list[int
     return tuple((p, [h for h in range(heads) if each[h] == p]) for p in distinct)
 
 
+def _without_autocast(q: Tensor) -> AbstractContextManager[None]:
+    """Return a context without autocast, which would round the statistics."""
+    device = q.device.type
+    if not torch.is_autocast_enabled(device):
+        return nullcontext()  # entering the other takes as long as a short product
+    return torch.autocast(device, enabled=False)
+
+
 def _empty(x: Tensor) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
 def _folded(x: Tensor, heads: slice | list[int]) -> Tensor:
     """Return some heads of (B, H, T, ...) as (X, T, ...), contiguous."""
-    return x[:, heads].contiguous().flatten(0, 1)
+    some = x if heads == slice(None) else x[:, heads]
+    return some.contiguous().flatten(0, 1)
 
 
 def _of_all_heads(
@@ -232,10 +243,21 @@ def _of_all_heads(
     return tuple(torch.cat(pieces, dim=1)[:, place] for pieces in zip(*unfolded, strict=True))
 
 
+def _delta(output: Tensor, gradient: Tensor, lse: Tensor, lse_gradient: Tensor) -> Tensor:
+    """Return (B, H, T): the sums of output times gradient, less the log-sum-exp's gradient."""
+    delta = torch.stack([_dots(*pair, lse.dtype) for pair in zip(output, gradient, strict=True)])
+    # a query without keys has nothing to learn: its output and log-sum-exp are constants
+    return delta.sub_(lse_gradient.masked_fill(lse == -torch.inf, 0.0))
+
+
 def _dots(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the products of the rows of (H, T, E), by heads: no temporary of the whole size."""
-    pairs = zip(a, b, strict=True)
-    return torch.stack([(x.to(dtype) * y.to(dtype)).sum(-1) for x, y in pairs])
+    """Return the products of the rows of (H, T, E): in pieces whose temporaries fit the cache."""
+    found = a.new_empty(a.shape[:2], dtype=dtype)
+    for start in range(0, a.shape[1], _DOT_ROWS):
+        rows = slice(start, start + _DOT_ROWS)
+        for x, y, total in zip(a[:, rows], b[:, rows], found[:, rows], strict=True):
+            torch.sum(x.to(dtype) * y.to(dtype), -1, out=total)
+    return found
 
 
 def _widened(x: Tensor, size: int) -> Tensor:
