@@ -16,7 +16,7 @@ from rich.table import Table
 from speechkit.errors import JobError, RequestError
 from speechkit.files import atomic_path, write_json
 from speechkit.kernels import bench as measuring
-from speechkit.kernels import bench_speed, conformance, dispatch
+from speechkit.kernels import bench_profile, bench_speed, conformance, dispatch
 from speechkit.kernels import retune as retuning
 from speechkit.kernels.encoding import decode
 from speechkit.reports import markdown_table, provenance, write_report
@@ -93,6 +93,7 @@ def bench(
     repeats: int = 5,
     flex: bool = False,
     retune: bool = False,
+    profile: bool = False,
     out: Path | None = None,
 ) -> int:
     """Measure the attention kernels against torch's dense attention, after checking them.
@@ -123,6 +124,8 @@ def bench(
     retune
         first measure the constants by which the CPU's choice between dense and tiled is made, and
         write them into the package.
+    profile
+        show for each case, instead of measuring it, in which operators its time is spent.
     out
         folder for report.json, report.md and a plot.
     """
@@ -144,6 +147,8 @@ def bench(
     if suite == "speed":
         return _bench_speed(device, repeats, out)
     _require_correct(cases)
+    if profile:
+        return _profile(cases, out)
     found = []
     for case in cases:
         logger.info("measuring %s, T = %d, %s", case.pattern, case.length, _name(case.dtype))
@@ -154,6 +159,28 @@ def bench(
         report = {"measured": [_as_json(one) for one in found]}
         _write(out, report, "# Attention\n\n" + markdown_table(header, rows))
         _plot(out / "times.png", found)
+    return 0
+
+
+def _profile(cases: Sequence[measuring.Case], out: Path | None) -> int:
+    """Show the operators that take a hundredth of a case's time or more."""
+    header = ("operator", "calls", "ms", "share")
+    report: list[dict[str, Any]] = []
+    tables = []
+    for case in cases:
+        title = f"{case.pattern}, T = {case.length}, {_name(case.dtype)}"
+        found = bench_profile.profile(case)
+        total = sum(spent.seconds for spent in found)
+        rows = [
+            [x.operator, str(x.calls), f"{1e3 * x.seconds:.2f}", f"{x.seconds / total:.1%}"]
+            for x in found
+            if x.seconds >= total / 100
+        ]
+        _show(f"{title}: {1e3 * total:.1f} ms", header, rows)
+        tables.append(f"## {title}\n\n" + markdown_table(header, rows))
+        report.append({"case": title, "spent": [asdict(x) for x in found]})
+    if out:
+        _write(out, {"profiles": report}, "# Where the time goes\n\n" + "\n".join(tables))
     return 0
 
 

@@ -75,6 +75,33 @@ def test_bench_writes_a_report(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "times.png").stat().st_size > 1000
 
 
+def test_a_profile_names_the_operators(tmp_path, capsys):
+    patterns = ["Local(16)"]
+    assert kernel_verbs.bench(patterns=patterns, profile=True, out=tmp_path, **SMALL) == 0
+    profiles = json.loads((tmp_path / "report.json").read_text())["profiles"]
+    assert len(profiles) == 2
+    for one in profiles:
+        times = [x["seconds"] for x in one["spent"]]
+        assert times == sorted(times, reverse=True)
+        assert "speechkit::sparse_attention" in {x["operator"] for x in one["spent"]}
+    assert "Local(window=16), T = 130, float32" in (tmp_path / "report.md").read_text()
+    assert "share" in capsys.readouterr().out
+
+
+def test_times_in_turn_are_those_of_each():
+    case = bench.Case(pattern=Local(16), length=512, heads=1, head_size=16)
+
+    def often(q, k, v):
+        for _ in range(8):
+            found = bench.sparse(case, "cpu")(q, k, v)
+        return found
+
+    one, many = bench.seconds_in_turn(
+        case, [bench.sparse(case, "cpu"), often], repeats=3, backward=False
+    )
+    assert 0 < one < many
+
+
 def test_bench_does_not_measure_what_is_wrong(monkeypatch):
     right = bench.correct
     monkeypatch.setattr(
