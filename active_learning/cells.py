@@ -54,6 +54,7 @@ class Cells:
         RequestError
             if the folder or the carried file holds rows of other settings, or no rows.
         """
+        commit()  # asked for now, and remembered: the checkout may move on while the study runs
         path = self.out / _SETTINGS_NAME
         if not path.is_file():
             write_json(path, self.settings)

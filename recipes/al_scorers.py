@@ -9,7 +9,6 @@ thread (OMP_NUM_THREADS=1); the correlations resume.
 """
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from speechkit import manifests
@@ -52,16 +51,15 @@ def al_scorers(
     recogniser = Recogniser.load(model)
     recogniser.hear(cuts)
     data = {"model": model_digest(model), "pool": manifests.fingerprint(cuts)}
+    origin = provenance(seed=0, data=data)
     if clips:
         folder = out / "scores" / "-".join((*data.values(), str(clips)))
         found = agreement.agreement(cuts[:clips], recogniser, parameters=parameters, folder=folder)
-        report = {**provenance(seed=0, data=data), "agreement": found}
-        write_report(out, report, agreement.markdown(found))
+        write_report(out, {**origin, "agreement": found}, agreement.markdown(found))
         print(agreement.markdown(found))
     if timed:
         costs = speed.measure_speed(recogniser, cuts[:timed], config)
-        report = {**provenance(seed=0, data=data), "config": asdict(config), "speed": costs}
-        write_report(out / "speed", report, speed.markdown(costs))
+        write_report(out / "speed", {**origin, "speed": costs}, speed.markdown(costs))
         print(speed.markdown(costs))
 
 

@@ -295,6 +295,16 @@ def test_files_of_another_format(pool, selection, content, message):
     assert not (pool / "labels").exists()
 
 
+@pytest.mark.parametrize(("to", "name"), [("nemo", "manifest.jsonl"), ("lhotse", "cuts.jsonl.gz")])
+def test_a_manifest_cut_in_the_middle_changes_nothing(pool, selection, to, name):
+    export(selection, to=to, out=pool / "out")
+    whole = (pool / "out" / name).read_bytes()
+    (pool / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RequestError, match=r"is no JSON|cannot be read"):
+        import_labels(pool / name, selection=selection, out=pool / "labels")
+    assert not (pool / "labels").exists()
+
+
 def test_the_selection_is_not_overwritten(pool, selection):
     with pytest.raises(RequestError, match="is the selection itself"):
         export(selection, to="lhotse", out=selection)
