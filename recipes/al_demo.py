@@ -41,13 +41,9 @@ CORPUS = synthetic.SyntheticConfig(
 )
 STRINGS = {"train": 480, "dev": 40, "test": 120}
 SMOKE_STRINGS = {"train": 80, "dev": 5, "test": 5}
+SUBSAMPLING = SubsamplingConfig(kind="1d", channels=64)
 MODEL = TrainConfig(
-    sparse=SparseConfig(
-        subsampling=SubsamplingConfig(kind="1d", channels=64),
-        layers=2,
-        width=64,
-        patterns=("Local(32)",),
-    ),
+    sparse=SparseConfig(subsampling=SUBSAMPLING, layers=2, width=64, patterns=("Local(32)",)),
     frontend={"type": "logmel", "mels": 40},
     batches=BatchConfig(max_s=12.0),
     # so short a training has no time to learn from what is masked

@@ -165,6 +165,20 @@ def test_asr_long_measures_steps(tmp_path, capsys):
     assert "give both" in capsys.readouterr().err
 
 
+def test_beam_searches_are_compared(tmp_path, capsys):
+    pytest.importorskip("flashlight.lib.text", reason="torchaudio's search needs the extra: lm")
+    manifest = write_words(tmp_path, ["seven", "4", "yes"], ["a", "b", "c"], clips=4)
+    out = tmp_path / "out"
+    words = ["--clips", manifest, "--out", out, "--recordings", "10"]
+    assert run(load("asr_digits").asr_digits, *words, *TINY_ASR) == 0
+    words = ["--model", out / "model", "--cuts", out / "test", "--out", tmp_path / "beam"]
+    # an untrained network gives every token its chance: only a beam as wide as it takes is exact
+    assert run(load("asr_beam").asr_beam, *words, "--beam", "200") == 0
+    assert "real_time_factor" in capsys.readouterr().out
+    report = json.loads((tmp_path / "beam" / "report.json").read_text())
+    assert report["speechkit"]["log_p"] >= report["torchaudio"]["log_p"] - 1e-3
+
+
 def features_of_an4(folder, *, speakers=14, each=6):
     """Write a portion of AN4's form: random cepstra."""
     rng = np.random.default_rng(0)
