@@ -1,8 +1,11 @@
 """One round with people: choose clips of a pool and hand them over; take their labels back."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from lhotse import CutSet
+from lhotse.cut import Cut
 
 from speechkit import manifests
 from speechkit.active_learning.annotations import with_text
@@ -13,11 +16,26 @@ from speechkit.active_learning.score import config_digest, model_digest, score
 from speechkit.active_learning.scoring import ScoringConfig
 from speechkit.active_learning.select import SELECTION_NAME, read_selection, select
 from speechkit.errors import JobError, RequestError
+from speechkit.files import write_json
 
 SELECTION_FOLDER = "selection"
 EXPORT_FOLDER = "to_label"
 _LABELS_FOLDER = "labels"
 _ORACLE_NAME = "oracle.jsonl.gz"
+_RETRAINED_FOLDER = "retrained"
+_ERRORS_NAME = "errors.json"
+
+M = TypeVar("M")
+
+
+class Learner(Protocol[M]):
+    """Trains and measures models of one kind, see `simulate`."""
+
+    def fit(self, cuts: Sequence[Cut], init: M | None, *, seed: int, out: Path) -> M:
+        """Return a model trained on clips, from ``init`` if there is one."""
+
+    def evaluate(self, model: M, cuts: Sequence[Cut]) -> dict[str, float]:
+        """Return errors by name."""
 
 
 def hand_over(
@@ -64,6 +82,40 @@ def take_back(labels: Path, *, out: Path) -> CutSet:
     if len(labelled) == 0:
         raise JobError(f"{labels}: holds no usable label; {folder / 'report.md'} says why")
     return labelled
+
+
+def retrain(
+    learner: Learner[M],
+    before: M,
+    *,
+    labels: Path,
+    labelled: Sequence[Path],
+    test: Sequence[Path],
+    out: Path,
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    """Take labels back, train on with them and measure; return the errors before and after.
+
+    Writes OUT/retrained/model and OUT/errors.json.
+
+    Parameters
+    ----------
+    learner
+        trains and measures models of the kind that asked.
+    before
+        the model that asked.
+    labelled, test
+        manifests: what it was trained on, what to measure on.
+    """
+    training = [*manifests.read_all(labelled), *take_back(labels, out=out)]
+    after = learner.fit(training, before, seed=seed, out=out / _RETRAINED_FOLDER)
+    measured = list(manifests.read_all(test))
+    errors = {
+        "before": learner.evaluate(before, measured),
+        "after": learner.evaluate(after, measured),
+    }
+    write_json(out / _ERRORS_NAME, errors)
+    return errors
 
 
 def ask_oracle(names: dict[str, str], *, out: Path) -> Path:

@@ -15,11 +15,10 @@ import sys
 from pathlib import Path
 
 from speechkit import manifests
-from speechkit.active_learning.cycle import ask_oracle, hand_over, take_back
+from speechkit.active_learning.cycle import ask_oracle, hand_over, retrain
 from speechkit.asr.learner import RECOGNISER, RecogniserLearner
 from speechkit.asr.recogniser import Recogniser
 from speechkit.cli import run_recipe
-from speechkit.files import write_json
 
 
 def al_asr(
@@ -72,15 +71,15 @@ def al_asr(
     if labels is None:
         print(f"label the clips in {handed}, then run again with --labels FILE (the tool's export)")
         return
-    before = Recogniser.load(model)
-    training = [*manifests.read_all(labelled), *take_back(labels, out=out)]
-    after = learner.fit(training, before, seed=seed, out=out / "retrained")
-    measured = list(manifests.read_all(test))
-    errors = {
-        "before": learner.evaluate(before, measured),
-        "after": learner.evaluate(after, measured),
-    }
-    write_json(out / "errors.json", errors)
+    errors = retrain(
+        learner,
+        Recogniser.load(model),
+        labels=labels,
+        labelled=labelled,
+        test=test,
+        out=out,
+        seed=seed,
+    )
     for name, found in errors.items():
         print(f"{name}: " + ", ".join(f"{key.upper()} {rate:.2%}" for key, rate in found.items()))
 

@@ -15,9 +15,8 @@ import sys
 from pathlib import Path
 
 from speechkit import manifests
-from speechkit.active_learning.cycle import ask_oracle, hand_over, take_back
+from speechkit.active_learning.cycle import ask_oracle, hand_over, retrain
 from speechkit.cli import run_recipe
-from speechkit.files import write_json
 from speechkit.kws.learner import SPOTTER, SpotterLearner
 from speechkit.kws.spotter import Spotter
 
@@ -64,15 +63,15 @@ def al_kws(
     if labels is None:
         print(f"label the clips in {handed}, then run again with --labels FILE (the tool's export)")
         return
-    before = Spotter.load(model)
-    training = [*manifests.read_all(labelled), *take_back(labels, out=out)]
-    after = learner.fit(training, before, seed=seed, out=out / "retrained")
-    measured = list(manifests.read_all(test))
-    errors = {
-        "before": learner.evaluate(before, measured),
-        "after": learner.evaluate(after, measured),
-    }
-    write_json(out / "errors.json", errors)
+    errors = retrain(
+        learner,
+        Spotter.load(model),
+        labels=labels,
+        labelled=labelled,
+        test=test,
+        out=out,
+        seed=seed,
+    )
     for name, found in errors.items():
         print(f"{name}: " + ", ".join(f"{key} {rate:.2%}" for key, rate in found.items()))
 
