@@ -67,6 +67,16 @@ class KeywordSpotter(Protocol):
         """Switch to evaluation mode."""
 
 
+@runtime_checkable
+class Listener(Protocol):
+    """A model that may want to know the speakers of the clips that it is given."""
+
+    statistics: Any
+
+    def hear(self, cuts: Sequence[Cut]) -> None:
+        """Measure the speakers, into ``statistics``."""
+
+
 Model = Recogniser | KeywordSpotter
 
 # of the beam that finds the best hypothesis

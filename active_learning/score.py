@@ -119,12 +119,13 @@ def score_pool(
     texts, cascades = cascade.separate(strategies)
     first = folder / _STAGES / "0" if cascades else folder
     scorer = ClipScorer(model, texts, config=config)
+    scorer.hear(cuts)
     engine.run(scorer, blocks, cuts=by_id, folder=first)
     if engine.leads:
         finish(blocks, first)
     engine.wait()
     if cascades:
-        _refine(cascades, cuts, model, folder=folder, config=config, engine=engine)
+        _refine(cascades, cuts, scorer, folder=folder, engine=engine)
     return finish(blocks, folder) if engine.leads else {}
 
 
@@ -158,10 +159,9 @@ def config_digest(strategies: Sequence[str], config: ScoringConfig) -> str:
 def _refine(
     cascades: Sequence[Cascade],
     cuts: Sequence[Cut],
-    model: Model | Path,
+    scorer: ClipScorer,
     *,
     folder: Path,
-    config: ScoringConfig,
     engine: Engine,
 ) -> None:
     """Score the best clips of the first stage once more, and write the rows of both stages."""
@@ -174,13 +174,13 @@ def _refine(
         if chosen:
             fine = _second(
                 [cut for cut in cuts if cut.id in chosen],
-                ClipScorer(model, [one.fine], config=config),
+                scorer.asking([one.fine]),
                 stages / str(number),
                 engine,
             )
         found.append(one.scores(coarse, fine))
     if engine.leads:
-        _write_merged(coarse, found, folder, config.block_size)
+        _write_merged(coarse, found, folder, scorer.config.block_size)
     engine.wait()
 
 

@@ -19,6 +19,7 @@ from speechkit.active_learning.blocks import FAILED, OK
 from speechkit.active_learning.jsonl import Row
 from speechkit.active_learning.models import (
     Clip,
+    Listener,
     Model,
     Recogniser,
     Utterances,
@@ -91,15 +92,34 @@ class ClipScorer:
         self._source = model
         self._texts = tuple(strategies)
         self.config = config
+        self._statistics: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("_source", "_texts", "config")}
+        names = ("_source", "_texts", "config", "_statistics")
+        return {name: getattr(self, name) for name in names}
+
+    def hear(self, pool: Sequence[Cut]) -> None:
+        """Measure the speakers of a pool, for a model whose inputs are normalised by speaker.
+
+        It goes before the blocks are shared out: whoever scores one then has the same features.
+        """
+        if isinstance(self.model, Listener):
+            self.model.hear(pool)
+            self._statistics = self.model.statistics
+
+    def asking(self, strategies: Sequence[str]) -> "ClipScorer":
+        """Return a scorer by other strategies, with the same model and speakers."""
+        other = ClipScorer(self._source, strategies, config=self.config)
+        other._statistics = self._statistics
+        return other
 
     @cached_property
     def model(self) -> Model:
         """The model, in evaluation mode."""
         source = self._source
-        loaded = checkpoint.load_model(source) if isinstance(source, Path) else source
+        loaded: Any = checkpoint.load_model(source) if isinstance(source, Path) else source
+        if self._statistics is not None:
+            loaded.statistics = self._statistics
         return require_model(loaded, source=source if isinstance(source, Path) else "model")
 
     @cached_property

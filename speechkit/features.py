@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from speechkit import frontend as frontends
 from speechkit.audio import load_cut
-from speechkit.errors import RequestError
+from speechkit.errors import AudioError, RequestError
 from speechkit.manifests import speaker_of
 from speechkit.stored_features import StoredFeatures, load_features
 
@@ -152,7 +152,8 @@ class Inputs(nn.Module):
     def measure_speakers(self, cuts: Iterable[Cut]) -> Statistics:
         """Return the statistics of every speaker of some cuts; none unless normalised by speaker.
 
-        One cut is in memory at a time. Cuts without a speaker are passed over.
+        One cut is in memory at a time. Cuts without a speaker are passed over, and so are those
+        that cannot be read: whoever needs them says so.
         """
         if self.config.normalisation != "speaker":
             return Statistics()
@@ -162,7 +163,10 @@ class Inputs(nn.Module):
             speaker = speaker_of(cut)
             if speaker is None:
                 continue
-            x = self.load(cut)[None].to(device)
+            try:
+                x = self.load(cut)[None].to(device)
+            except AudioError:
+                continue
             features, lengths = self._with_deltas(x, torch.tensor([x.shape[1]], device=device))
             sums.setdefault(speaker, _Sums()).add(features[0, : int(lengths[0])])
         return Statistics({name: one.moments() for name, one in sums.items() if one.frames})

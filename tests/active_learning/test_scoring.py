@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -113,6 +115,32 @@ def test_the_cascade_refines_the_best(model, tmp_path):
 def test_a_wrong_cascade_is_refused(text, tmp_path, model):
     with pytest.raises(RequestError, match="cascade"):
         table(tmp_path, pool_of(2), model, [text])
+
+
+class Hearing(TinyRecogniser):
+    """Its features depend on the speakers that it has heard."""
+
+    statistics = None
+
+    def hear(self, cuts):
+        self.statistics = len(cuts)
+
+    def features(self, cuts):
+        x, lengths = super().features(cuts)
+        return x / self.statistics, lengths
+
+
+def test_the_whole_pool_is_heard_before_it_is_shared_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("speechkit.checkpoint.load_model", lambda folder: Hearing())
+    texts = ["entropy", "cascade:share=0.3,k=2"]
+    loaded = table(tmp_path / "a", pool_of(9), tmp_path, texts, block_size=2)
+    assert loaded.equals(table(tmp_path / "b", pool_of(9), Hearing(), texts, block_size=2))
+    assert set(loaded["status"].to_pylist()) == {"ok"}
+    scorer = ClipScorer(tmp_path, ["entropy"])
+    scorer.hear(pool_of(9))
+    carried = pickle.loads(pickle.dumps(scorer))(pool_of(9)[:1])
+    rows = {row["id"]: row["entropy"] for row in loaded.to_pylist()}
+    assert carried[0]["entropy"] == pytest.approx(rows[carried[0]["id"]], rel=1e-5)
 
 
 def test_bad_pools(model, tmp_path):

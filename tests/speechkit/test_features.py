@@ -163,6 +163,16 @@ def test_speakers(tmp_path):
     assert Inputs(FORM).measure_speakers(cuts) == Statistics()
 
 
+def test_speakers_are_measured_on_what_can_be_read(tmp_path):
+    good, broken = stored(tmp_path, matrices(20, 33), ["a", "a"])
+    inputs = Inputs(FORM, InputConfig(normalisation="speaker"))
+    broken.features.storage_path = str(tmp_path / "gone")
+    found = inputs.measure_speakers([good, broken])
+    for value, alone in zip(found.of["a"], inputs.measure_speakers([good]).of["a"], strict=True):
+        assert torch.equal(value, alone)
+    assert "a" not in inputs.measure_speakers([broken])
+
+
 def test_audio_goes_through_the_front_end(tmp_path):
     rng = np.random.default_rng(2)
     for name, samples in (("a.wav", 8000), ("b.wav", 5333)):
