@@ -2,15 +2,14 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from lhotse import CutSet
 
 from speechkit import an4, manifests, nemo
-from speechkit.errors import JobError, RequestError
+from speechkit.errors import RequestError
 from speechkit.synthetic import SyntheticConfig
 from speechkit.synthetic import prepare as prepare_synthetic
 
@@ -106,7 +105,7 @@ def prepare_speech_commands(root: Path) -> Splits:
     rows: dict[str, list[Row]] = {"train": [], "valid": [], "test": [], "noise": []}
     for row in _word_rows(root):
         rows[split_of.get(row["audio_filepath"], "train")].append(row)
-    rows["noise"] = [_noise_row(path, root) for path in _audio_files(root / _BACKGROUND)]
+    rows["noise"] = [_row(path, root, NOISE) for path in _audio_files(root / _BACKGROUND)]
     return _splits(rows, root)
 
 
@@ -118,39 +117,40 @@ def prepare_keyword_folders(root: Path) -> Splits:
     rows = list(_word_rows(root))
     if not rows:
         raise _layout(root, "a folder for each word with audio files in it", "own recordings")
-    noise = [_noise_row(path, root) for path in _audio_files(root / _BACKGROUND)]
+    noise = [_row(path, root, NOISE) for path in _audio_files(root / _BACKGROUND)]
     return _splits({"all": rows, "noise": noise}, root)
 
 
 def prepare_musan(root: Path) -> Splits:
-    """Return music, speech and noise of MUSAN."""
-    from lhotse.recipes.musan import scan_recordings
+    """Return music, speech and noise of MUSAN.
 
+    lhotse's recipe, and that of RIRS_NOISES, stops at one broken file; here it is named, and what
+    uses the cuts leaves it out.
+    """
     labels = {"music": MUSIC, "speech": SPEECH, "noise": NOISE}
     if not all((root / part).is_dir() for part in labels):
         raise _layout(root, "the folders music, speech and noise", "MUSAN (OpenSLR 17)")
-    # not the recipe's prepare_musan, which fails on a music folder without annotations; genres and
-    # singers, all that it would add, have no use here
-    with _lhotse_reads(root):
-        recordings = {part: list(scan_recordings(root / part)) for part in labels}
-    rows = {part: _recording_rows(recordings[part], root, labels[part]) for part in labels}
+    rows = {
+        part: [_row(path, root, label) for path in _waves(root / part)]
+        for part, label in labels.items()
+    }
     return _splits(rows, root)
 
 
 def prepare_rir_noises(root: Path) -> Splits:
     """Return sim_rir, real_rir (label rir), iso_noise and point_noise of RIRS_NOISES."""
-    from lhotse.recipes.rir_noise import PARTS, prepare_rir_noise
-
-    if not all((root / folder).is_dir() for folder in PARTS.values()):
-        folders = ", ".join(sorted(set(PARTS.values())))
+    simulated, real = root / "simulated_rirs", root / "real_rirs_isotropic_noises"
+    point = root / "pointsource_noises"
+    if not all(folder.is_dir() for folder in (simulated, real, point)):
+        folders = ", ".join(folder.name for folder in (point, real, simulated))
         raise _layout(root, f"the folders {folders}", "RIRS_NOISES (OpenSLR 28)")
-    with _lhotse_reads(root):
-        prepared = prepare_rir_noise(root)
     rows = {
-        part: _recording_rows(
-            prepared[part]["recordings"], root, IMPULSE_RESPONSE if "rir" in part else NOISE
-        )
-        for part in PARTS
+        "sim_rir": [_row(path, root, IMPULSE_RESPONSE) for path in _waves(simulated)],
+        "real_rir": [
+            _row(path, root, IMPULSE_RESPONSE) for path in _waves(real) if "rir" in path.stem
+        ],
+        "iso_noise": [_row(path, root, NOISE) for path in _waves(real) if "noise" in path.stem],
+        "point_noise": [_row(path, root, NOISE) for path in _waves(point)],
     }
     return _splits(rows, root)
 
@@ -185,31 +185,16 @@ def _word_rows(root: Path) -> Iterable[Row]:
             }
 
 
-def _noise_row(path: Path, root: Path) -> Row:
-    return {"audio_filepath": path.relative_to(root).as_posix(), "text": "", "label": NOISE}
+def _waves(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.wav"))
 
 
-@contextmanager
-def _lhotse_reads(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        # lhotse raises many unrelated types on a broken file, all of which mean the same here
-        reason = " ".join(str(error).split())
-        raise JobError(f"{root}: lhotse cannot read this corpus ({reason})") from error
-
-
-def _recording_rows(recordings: Iterable[Any], root: Path, label: str) -> list[Row]:
-    return [
-        {
-            "audio_filepath": Path(recording.sources[0].source).relative_to(root).as_posix(),
-            "duration": recording.duration,
-            "sample_rate": recording.sampling_rate,
-            "text": "" if label == NOISE else None,
-            "label": label,
-        }
-        for recording in sorted(recordings, key=lambda recording: recording.sources[0].source)
-    ]
+def _row(path: Path, root: Path, label: str) -> Row:
+    return {
+        "audio_filepath": path.relative_to(root).as_posix(),
+        "text": "" if label == NOISE else None,
+        "label": label,
+    }
 
 
 def _splits(rows: dict[str, list[Row]], root: Path) -> Splits:

@@ -3,7 +3,7 @@ import pytest
 
 from speechkit import corpora, manifests
 from speechkit.audio import load_cut, write_wav
-from speechkit.errors import JobError, RequestError
+from speechkit.errors import RequestError
 from speechkit.synthetic import SyntheticConfig
 
 
@@ -142,12 +142,28 @@ def test_missing_and_wrong_roots(tmp_path, corpus):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_lhotse_cannot_read_is_one_line(tmp_path):
-    root = tree(tmp_path / "musan", "music/m.wav", "speech/s.wav", "noise/n.wav")
-    (root / "music/m.wav").write_bytes(b"not audio")
-    with pytest.raises(JobError, match="cannot read") as caught:
-        corpora.prepare("musan", root=root, out=tmp_path / "out")
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(
+    ("corpus", "broken", "others"),
+    [
+        ("musan", "music/m.wav", ("music/n.wav", "speech/s.wav", "noise/n.wav")),
+        (
+            "rir_noises",
+            "simulated_rirs/a/x.wav",
+            (
+                "simulated_rirs/b/x.wav",
+                "pointsource_noises/n.wav",
+                "real_rirs_isotropic_noises/a_rir.wav",
+            ),
+        ),
+    ],
+)
+def test_a_broken_file_is_named_and_the_rest_prepared(tmp_path, caplog, corpus, broken, others):
+    root = tree(tmp_path / "corpus", broken, *others)
+    (root / broken).write_bytes(b"not audio")
+    corpora.prepare(corpus, root=root, out=tmp_path / "out")
+    assert f"{broken}: missing or unreadable" in caplog.text
+    cuts = manifests.read(tmp_path / "out")
+    assert sorted(cuts.ids) == sorted(f"corpus/{name}" for name in (broken, *others))
 
 
 def test_the_mark_of_completion_is_written_last(tmp_path, monkeypatch):
