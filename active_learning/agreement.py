@@ -46,7 +46,7 @@ def agreement(
     grid: Sequence[str] = GRID,
     reference: str = _REFERENCE,
 ) -> dict[str, Any]:
-    """Score clips by every form; return rank correlations, a row a form.
+    """Score clips by every form; return rank correlations: a row a form, and the whole matrix.
 
     Parameters
     ----------
@@ -79,6 +79,8 @@ def agreement(
     names = [*forms, *columns]
     of = {name: matrix[:, place] for place, name in enumerate(names)}
     return {
+        "columns": names,
+        "spearman": [[_number(value) for value in row] for row in matrix],
         "parameters": parameters,
         "clips": int(np.isfinite(forms[reference]).sum()),
         "reference": reference,

@@ -14,6 +14,7 @@ from pathlib import Path
 from speechkit import manifests
 from speechkit.active_learning import agreement, speed
 from speechkit.active_learning.keyed import hash_of
+from speechkit.active_learning.plots import plot_correlations
 from speechkit.active_learning.score import model_digest
 from speechkit.active_learning.speed import SpeedConfig
 from speechkit.asr.recogniser import Recogniser
@@ -40,7 +41,7 @@ def al_scorers(
     pool
         a manifest of transcribed clips, or a folder with one.
     out
-        gets report.json, report.md and speed/.
+        gets report.json, report.md, correlations.png and speed/.
     clips, timed
         how many are ranked, and how many are timed: those with the lowest hashes of their ids; 0
         to leave it out.
@@ -55,6 +56,7 @@ def al_scorers(
     if clips:
         folder = out / "scores" / "-".join((*data.values(), str(clips)))
         found = agreement.agreement(cuts[:clips], recogniser, parameters=parameters, folder=folder)
+        plot_correlations(out / "correlations.png", found)
         write_report(out, {**origin, "agreement": found}, agreement.markdown(found))
         print(agreement.markdown(found))
     if timed:
