@@ -33,7 +33,7 @@ from speechkit.specaugment import SpecAugmentConfig
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 QUERIES = ("random", "egl")
-SCORERS = ("egl", "entropy", "random")
+SCORERS = ("egl", "entropy", "confidence", "longest", "random")
 SHARES = (0.0, 0.15, 0.4, 1.0)
 BASE_SHARE, BUDGET = 0.25, "120s"
 CORPUS = synthetic.SyntheticConfig(
