@@ -51,12 +51,19 @@ def density_music(
     """
     corpus = read_audio(data, source)
     artifact = train_model(corpus, preset=PRESETS[size], out=out, model=model, config=config)
-    scoring = ScoringConfig(windows=windows, batch=1, precision=config.precision)
+    scoring = ScoringConfig(
+        windows=windows,
+        batch=1,
+        precision=config.precision,
+        baselines=size == "tiny" and not windows,
+    )
     found = evaluate_with(artifact, corpus, split="test", out=out / "test", config=scoring)
     print(
         f"test, minimum context 0: {found.score.bits_per_byte:.4f} bits per byte "
         f"(the paper, classical music: {PAPER.get(size, '-')})"
     )
+    for one in found.baselines:
+        print(f"{one.name}, after the training bytes: {one.after_training:.4f}")
     if samples:
         sample_with(artifact, out=out / "samples", config=SampleConfig(count=samples))
 

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from speechkit.cli import run_recipe
 from speechkit.density.corpus import Corpus
-from speechkit.density.evaluate import evaluate_with
+from speechkit.density.evaluate import ScoringConfig, evaluate_with
 from speechkit.density.images import from_arrays, tiles
 from speechkit.density.optimisation import FitConfig
 from speechkit.density.sample import SampleConfig, sample_with
@@ -25,7 +25,7 @@ from speechkit.density.study import plot_curves
 from speechkit.density.train import ModelChanges, train_model
 from speechkit.reports import markdown_table
 
-SETTINGS = FitConfig(steps=2000, validate_every=100)
+SETTINGS = FitConfig(steps=600, validate_every=100)
 # strength of a digit's stroke
 DIGIT_LEVELS = 16
 
@@ -61,9 +61,11 @@ def density_small_images(
         changed = dataclasses.replace(model, patterns=pattern, shape=[height, width, channels])
         run = out / name
         artifact = train_model(corpus, preset="tiny_image", out=run, model=changed, config=config)
-        found = evaluate_with(artifact, corpus, out=run / "report")
+        scoring = ScoringConfig(baselines=True)
+        found = evaluate_with(artifact, corpus, out=run / "report", config=scoring)
         rows.append([name, f"{found.score.bits_per_byte:.4f}"])
         sample_with(artifact, out=run / "samples", config=SampleConfig(count=samples))
+    rows += [[one.name, f"{one.after_training:.4f}"] for one in found.baselines]
     plot_curves(out / "curves.png", {name: out / name for name in patterns})
     print(markdown_table([corpus.name, "bits per byte of valid"], rows))
 

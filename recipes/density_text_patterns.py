@@ -20,7 +20,7 @@ from speechkit.presets import preset
 from speechkit.reports import markdown_table, provenance, write_report
 
 PATTERNS = {"fixed": "Fixed(32, 8, True)", "dense": "Dense()"}
-SETTINGS = FitConfig(steps=2000, validate_every=100, valid_windows=32)
+SETTINGS = FitConfig(validate_every=200, valid_windows=32)
 
 
 def density_text_patterns(

@@ -76,6 +76,9 @@ class Split(Protocol):
     def size(self) -> int:
         """Bytes in the split."""
 
+    def whole(self) -> Bytes:
+        """Return all bytes, in order."""
+
     def excerpt(self) -> Iterator[Bytes]:
         """Yield up to 4 MiB of the bytes, from all over: enough to tell two data sets apart."""
 
@@ -99,6 +102,10 @@ class Stream:
     def size(self) -> int:
         """Bytes in the split."""
         return len(self.data)
+
+    def whole(self) -> Bytes:
+        """Return all bytes, in order."""
+        return self.data
 
     def excerpt(self) -> Iterator[Bytes]:
         """Yield blocks at even distances."""
@@ -167,6 +174,10 @@ class Items:
     def size(self) -> int:
         """Bytes in the split."""
         return len(self.rows) * self.data.shape[1]
+
+    def whole(self) -> Bytes:
+        """Return the bytes of all examples, in order."""
+        return self.data[self.rows].reshape(-1)
 
     def excerpt(self) -> Iterator[Bytes]:
         """Yield examples at even distances."""

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from speechkit.density.artifact import Artifact
-from speechkit.density.corpus import Corpus, Stream
+from speechkit.density.corpus import Corpus
 from speechkit.density.metrics import Baseline, compressor_baselines, unigram_bits_per_byte
 from speechkit.density.optimisation import Precision
 from speechkit.density.scoring import Score, score, spread, total
@@ -180,17 +180,15 @@ def _compared(found: Score, corpus: Corpus, split: str) -> Evaluation:
     Raises
     ------
     RequestError
-        if the data are no streams, or not all of the split was scored.
+        if the split is what they know already, or not all of it was scored.
     """
-    known, scored = corpus.split("train"), corpus.split(split)
-    if not isinstance(known, Stream) or not isinstance(scored, Stream) or split == "train":
-        raise RequestError(f"baselines of {corpus.kind}, split {split}: give text or audio, valid")
-    if found.bytes != scored.size:
+    if split == "train":
+        raise RequestError("baselines: know the training bytes already; give split valid or test")
+    if found.bytes != corpus.split(split).size:
         raise RequestError("baselines: need all windows; leave windows at 0")
+    known, scored = corpus.split("train").whole(), corpus.split(split).whole()
     return Evaluation(
-        found,
-        compressor_baselines(known.data, scored.data),
-        unigram_bits_per_byte(known.data, scored.data),
+        found, compressor_baselines(known, scored), unigram_bits_per_byte(known, scored)
     )
 
 

@@ -239,8 +239,12 @@ class _Training(lightning.LightningModule):  # type: ignore[misc]
     def configure_optimizers(self) -> dict[str, Any]:
         recipe = self.plan.recipe
         optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, recipe.weight_decay),
-            lr=recipe.learning_rate,
+            parameter_groups(
+                self.model,
+                rate=recipe.learning_rate,
+                decay=recipe.weight_decay,
+                table_rate=recipe.table_rate,
+            ),
             betas=recipe.betas,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -121,7 +121,7 @@ def _measure(
     before = _peak_bytes()
     torch.manual_seed(0)
     model = DensityModel(config).to(place).train()
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.01), lr=learning_rate)
+    optimizer = torch.optim.AdamW(parameter_groups(model, rate=learning_rate, decay=0.01))
     seconds, losses = [], []
     for batch in batches:
         begun = time.perf_counter()

@@ -6,7 +6,7 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -40,6 +40,8 @@ class ModelChanges:
     shape
         sizes of the position tables, whose product is the context: rows, columns and channels of
         images; rows and columns at the attention's stride of text and audio.
+    positions
+        "rotary" turns queries and keys besides what the tables tell, "none" does not.
     initialisation, depth_scaling
         of weights.
     recompute, feed_forward_steps
@@ -56,6 +58,7 @@ class ModelChanges:
     feed_forward_ratio: int | None = None
     half_keys: bool | None = None
     dropout: float | None = None
+    positions: Literal["none", "rotary"] | None = None
     initialisation: Reading | None = None
     depth_scaling: bool | None = None
     recompute: bool | None = None

@@ -236,14 +236,18 @@ def test_rate_rises_and_falls():
     assert rates[7] == pytest.approx(0.5)
 
 
-def test_matrices_alone_decay():
+def test_matrices_decay_and_tables_have_a_rate_of_their_own():
     model = tiny_model()
-    matrices, others = parameter_groups(model, 0.01)
-    assert matrices["weight_decay"] == 0.01
-    assert others["weight_decay"] == 0
-    assert all(p.ndim > 1 for p in matrices["params"])
-    assert len(matrices["params"]) + len(others["params"]) == len(list(model.parameters()))
-    assert any(p is model.embedding.token.weight for p in matrices["params"])
+    groups = parameter_groups(model, rate=0.1, decay=0.01, table_rate=3.0)
+    assert [group["weight_decay"] for group in groups] == [0.01, 0.01, 0.0]
+    assert [group["lr"] for group in groups] == pytest.approx([0.1, 0.3, 0.1])
+    matrices, tables, others = (group["params"] for group in groups)
+    assert all(p.ndim > 1 for p in (*matrices, *tables))
+    assert all(p.ndim == 1 for p in others)
+    assert sum(map(len, (matrices, tables, others))) == len(list(model.parameters()))
+    expected = [model.embedding.token.weight, model.output.weight]
+    expected += [table.weight for table in model.embedding.position.tables]
+    assert {id(p) for p in tables} == {id(p) for p in expected}
 
 
 def test_an_average_follows_the_weights():
