@@ -30,7 +30,13 @@ from tests.speechkit.density.helpers import TINY, periodic_corpus, tiny_model
 
 ROOT = Path(__file__).parents[3]
 CONFIG = FitConfig(
-    steps=10, batch=4, warmup_steps=2, learning_rate=0.01, validate_every=4, log_every=2
+    steps=10,
+    batch=4,
+    warmup_steps=2,
+    learning_rate=0.01,
+    table_rate=1.0,
+    validate_every=4,
+    log_every=2,
 )
 
 
