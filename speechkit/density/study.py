@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from speechkit.density.corpus import Bytes
@@ -171,6 +172,24 @@ def noise(count: int, batch: int, length: int) -> list[Bytes]:
     """Return batches (B, n) of random bytes: a step costs the same, whatever they are."""
     rng = np.random.default_rng(0)
     return [rng.integers(256, size=(batch, length), dtype=np.uint8) for _ in range(count)]
+
+
+@torch.no_grad()
+def stream_sizes(model: DensityModel, batch: Bytes) -> list[float]:
+    """Return the root mean square of the residual stream: of the embedding, after each block."""
+    sizes: list[float] = []
+
+    def keep(_module: Any, _inputs: Any, output: Tensor) -> None:
+        sizes.append(float(output.square().mean().sqrt()))
+
+    parts = [model.embedding, *model.stack.blocks]
+    hooks = [part.register_forward_hook(keep) for part in parts]
+    try:
+        model.stack(model.embedding(torch.from_numpy(batch)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sizes
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
