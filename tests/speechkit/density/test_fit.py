@@ -256,6 +256,12 @@ def test_matrices_decay_and_tables_have_a_rate_of_their_own():
     assert {id(p) for p in tables} == {id(p) for p in expected}
 
 
+@pytest.mark.parametrize("table_rate", [0.0, -1.0])
+def test_a_table_rate_without_sense(table_rate):
+    with pytest.raises(RequestError, match=r"table_rate .*: give more than 0"):
+        FitConfig(table_rate=table_rate)
+
+
 def test_an_average_follows_the_weights():
     model, averaged = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
