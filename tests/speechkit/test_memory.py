@@ -51,6 +51,7 @@ SIZES = {
     ),
     "many parameters": ({"layers": 3, "width": 256, "heads": 4, "dropout": 0.1}, 1, 300),
     "long": ({"layers": 2, "width": 64, "heads": 2, "feed_forward_steps": 1024}, 1, 8192),
+    "one head": ({"layers": 4, "width": 64, "heads": 1, "feed_forward_steps": 16384}, 1, 4096),
 }
 
 
