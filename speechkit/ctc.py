@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechkit.ctc_lattice import IMPOSSIBLE, Job, forward, forward_backward, repeated
+from speechkit import ctc_lattice, ctc_scaled
+from speechkit.ctc_lattice import IMPOSSIBLE, Job, forward, repeated
 from speechkit.errors import JobError, RequestError
 
 Tokens = tuple[int, ...]
@@ -296,14 +297,31 @@ def _occupancies(
     """Return log-likelihoods (K,) and occupancies (K, T, V)."""
     totals = posteriors.new_empty(len(hypotheses))
     occupied = posteriors.new_zeros((len(hypotheses), *posteriors.shape[1:]))
+    probabilities = posteriors.exp()
     first = 0
     for job in _jobs(posteriors, hypotheses, clips, blank):
         part = slice(first, first + len(job.labels))
-        totals[part] = forward_backward(posteriors, job, blank=blank, occupied=occupied[part])
+        totals[part] = _forward_backward(posteriors, probabilities, job, blank, occupied[part])
         if lengths is not None:
             occupied[part][_padding(posteriors, lengths)[job.clips]] = 0.0
         first = part.stop
     return totals, occupied
+
+
+def _forward_backward(
+    posteriors: Tensor, probabilities: Tensor, job: Job, blank: int, occupied: Tensor
+) -> Tensor:
+    """Return log-likelihoods (K,); add the occupancies, by logarithms where these are needed."""
+    totals, certain = ctc_scaled.forward_backward(
+        probabilities, job, blank=blank, occupied=occupied
+    )
+    rest = (~certain).nonzero()[:, 0]
+    if len(rest):
+        part = Job(job.labels[rest], job.lengths[rest], job.clips[rest])
+        found = torch.zeros_like(occupied[rest])
+        totals[rest] = ctc_lattice.forward_backward(posteriors, part, blank=blank, occupied=found)
+        occupied[rest] = found
+    return totals
 
 
 def _jobs(

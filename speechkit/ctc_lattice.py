@@ -81,7 +81,8 @@ class _Lattice:
         return prices
 
 
-def _blocks(frames: int) -> list[slice]:
+def frame_blocks(frames: int) -> list[slice]:
+    """Return the frames in blocks of `BLOCK_FRAMES`."""
     return [slice(at, min(at + BLOCK_FRAMES, frames)) for at in range(0, frames, BLOCK_FRAMES)]
 
 
@@ -97,7 +98,7 @@ def forward(posteriors: Tensor, job: Job, blank: int) -> Tensor:
     start = torch.zeros_like(job.lengths)
     lattice = _Lattice(posteriors, job, start=start, blank=blank)
     scratch = lattice.table(BLOCK_FRAMES)
-    for block in _blocks(posteriors.shape[1]):
+    for block in frame_blocks(posteriors.shape[1]):
         lattice.advance(block, scratch[: block.stop - block.start])
     return _totals(lattice.mass, job)
 
@@ -112,7 +113,7 @@ def forward_backward(posteriors: Tensor, job: Job, *, blank: int, occupied: Tens
     start = torch.zeros_like(job.lengths)
     forward = _Lattice(posteriors, job, start=start, blank=blank)
     table = forward.table(frames)
-    for block in _blocks(frames):
+    for block in frame_blocks(frames):
         forward.advance(block, table[block])
     totals = _totals(forward.mass, job)
     # an infinite divisor leaves no occupancy to a hypothesis that cannot be
@@ -121,7 +122,7 @@ def forward_backward(posteriors: Tensor, job: Job, *, blank: int, occupied: Tens
     mirrored = Job(job.labels.flip(1), job.lengths, job.clips)
     backward = _Lattice(posteriors.flip(1), mirrored, start=width - job.lengths, blank=blank)
     scratch = backward.table(BLOCK_FRAMES)
-    for block in _blocks(frames):
+    for block in frame_blocks(frames):
         entering = scratch[: block.stop - block.start]
         behind = backward.advance(block, entering).add_(entering).flip(0, -1)
         here = slice(frames - block.stop, frames - block.start)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechkit import ctc
+from speechkit import ctc, ctc_lattice, ctc_scaled
 from speechkit.errors import JobError, RequestError
 
 
@@ -124,7 +124,7 @@ def test_a_padded_batch_equals_single_clips():
         )
         assert not result.gradients[k, size:].any()
         assert not occupied[k, size:].any()
-    assert result.log_likelihood[-2:].tolist() == [0.0, -math.inf]
+    assert result.log_likelihood[-2:].tolist() == [pytest.approx(0.0, abs=1e-12), -math.inf]
 
 
 def test_parts_equal_the_whole(monkeypatch):
@@ -137,6 +137,43 @@ def test_parts_equal_the_whole(monkeypatch):
     torch.testing.assert_close(
         whole.log_likelihood, ctc.log_likelihood(z, ys, clips=clips), rtol=1e-14, atol=0
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_probabilities_equal_logarithms_where_they_are_certain(data):
+    frames, vocabulary = data.draw(st.integers(1, 150)), data.draw(st.integers(2, 6))
+    scale = data.draw(st.sampled_from([0.1, 1.0, 5.0, 30.0, 300.0]))
+    z = logits(frames, vocabulary, seed=data.draw(st.integers(0, 99)), scale=scale)
+    token = st.integers(1, vocabulary - 1)
+    likely = list(ctc.sample(z, 3, torch.Generator().manual_seed(0)))
+    ys = data.draw(st.lists(st.lists(token, max_size=12), max_size=4)) + likely
+    posteriors = ctc.log_posteriors(z)
+    (job,) = ctc._jobs(posteriors, ys, None, 0)
+    exact, fast = torch.zeros(2, len(ys), frames, vocabulary).double()
+    totals = ctc_lattice.forward_backward(posteriors, job, blank=0, occupied=exact)
+    found, certain = ctc_scaled.forward_backward(posteriors.exp(), job, blank=0, occupied=fast)
+    assert certain[-len(likely) :].all()
+    torch.testing.assert_close(found[certain], totals[certain], rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(fast[certain], exact[certain], rtol=0, atol=1e-9)
+    assert not fast[~certain].any()
+    torch.testing.assert_close(ctc.occupancies(z, ys), exact, rtol=0, atol=1e-9)
+
+
+def test_a_hypothesis_beyond_the_range_of_doubles_is_computed_in_logarithms():
+    z = torch.zeros(60, 3).double()
+    z[:, 0] = 200.0  # 40 labels cost 8,000 nats
+    y = [1, 2] * 20
+    posteriors = ctc.log_posteriors(z)
+    (job,) = ctc._jobs(posteriors, [y], None, 0)
+    exact, fast = torch.zeros(2, 1, 60, 3).double()
+    _, certain = ctc_scaled.forward_backward(posteriors.exp(), job, blank=0, occupied=fast)
+    total = ctc_lattice.forward_backward(posteriors, job, blank=0, occupied=exact)
+    assert not certain.any()
+    assert total.item() == pytest.approx(-torch_loss(z, [y]).item(), rel=1e-9)
+    result = ctc.logit_gradients(z, [y])
+    assert result.log_likelihood.item() == total.item()
+    torch.testing.assert_close(ctc.occupancies(z, [y]), exact, rtol=0, atol=0)
 
 
 def test_single_precision_input_is_enough_for_long_clips():
