@@ -296,16 +296,19 @@ def _occupancies(
 ) -> tuple[Tensor, Tensor]:
     """Return log-likelihoods (K,) and occupancies (K, T, V)."""
     totals = posteriors.new_empty(len(hypotheses))
-    occupied = posteriors.new_zeros((len(hypotheses), *posteriors.shape[1:]))
+    _, frames, vocabulary = posteriors.shape
+    occupied = posteriors.new_zeros(frames, len(hypotheses), vocabulary)
     probabilities = posteriors.exp()
+    padding = None if lengths is None else _padding(posteriors, lengths).T
     first = 0
     for job in _jobs(posteriors, hypotheses, clips, blank):
         part = slice(first, first + len(job.labels))
-        totals[part] = _forward_backward(posteriors, probabilities, job, blank, occupied[part])
-        if lengths is not None:
-            occupied[part][_padding(posteriors, lengths)[job.clips]] = 0.0
+        found = occupied[:, part]
+        totals[part] = _forward_backward(posteriors, probabilities, job, blank, found)
+        if padding is not None:
+            found[padding[:, job.clips]] = 0.0
         first = part.stop
-    return totals, occupied
+    return totals, occupied.transpose(0, 1)
 
 
 def _forward_backward(
@@ -318,9 +321,9 @@ def _forward_backward(
     rest = (~certain).nonzero()[:, 0]
     if len(rest):
         part = Job(job.labels[rest], job.lengths[rest], job.clips[rest])
-        found = torch.zeros_like(occupied[rest])
+        found = torch.zeros_like(occupied[:, rest])
         totals[rest] = ctc_lattice.forward_backward(posteriors, part, blank=blank, occupied=found)
-        occupied[rest] = found
+        occupied[:, rest] = found
     return totals
 
 

@@ -104,7 +104,7 @@ def forward(posteriors: Tensor, job: Job, blank: int) -> Tensor:
 
 
 def forward_backward(posteriors: Tensor, job: Job, *, blank: int, occupied: Tensor) -> Tensor:
-    """Return log-likelihoods (K,); add the occupancies to ``occupied`` (K, T, V).
+    """Return log-likelihoods (K,); add the occupancies to ``occupied`` (T, K, V).
 
     The backward pass is the forward pass of time and labels reversed. Labels are padded at their
     end, so that reversed ones begin after their padding and the columns mirror as a whole.
@@ -129,7 +129,7 @@ def forward_backward(posteriors: Tensor, job: Job, *, blank: int, occupied: Tens
         blanks, labels = table[here].unbind(1)
         blanks = (blanks + behind[:, 0]).sub_(divisor).exp_()
         labels = (labels[..., 1:] + behind[:, 1, :, :-1]).sub_(divisor).exp_()
-        part = occupied[:, here].transpose(0, 1)
+        part = occupied[here]
         part[..., blank] += blanks.sum(-1)
         part.scatter_add_(2, job.labels.expand(len(labels), -1, -1), labels)
     return totals

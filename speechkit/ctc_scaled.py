@@ -31,7 +31,7 @@ class _States:
     def __init__(self, posteriors: Tensor, job: Job, blank: int) -> None:
         self._flat = posteriors.transpose(0, 1).flatten(1)
         offsets = job.clips * posteriors.shape[2]
-        self._places = offsets + job.labels.T, offsets + blank
+        self._places = (offsets + job.labels.T).flatten(), offsets + blank
         self.count = job.labels.shape[1]
         self.mass = posteriors.new_zeros(2 * self.count + 3, len(job.labels))
         self.labels, self.blanks = self.mass[1 : self.count + 1], self.mass[self.count + 2 :]
@@ -48,8 +48,9 @@ class _States:
     def prices(self, block: slice) -> tuple[Tensor, Tensor]:
         """Return the probabilities of the labels (F, L, K) and of the blank (F, K)."""
         flat = self._flat[block]
-        labels, blanks = self._places
-        return flat[:, labels], flat[:, blanks]
+        # gather is several times as fast as an index
+        labels, blanks = (flat.gather(1, where.expand(len(flat), -1)) for where in self._places)
+        return labels.unflatten(1, self.labels.shape), blanks
 
     def rescale(self, frame: int) -> None:
         """Scale the mass to 1 if it is time; a hypothesis without any is left without."""
@@ -70,7 +71,7 @@ def forward_backward(
     posteriors
         (B, T, V), probabilities: not their logarithms, as in `ctc_lattice`.
     occupied
-        (K, T, V), to which the occupancies of the certain ones are added.
+        (T, K, V), to which the occupancies of the certain ones are added.
     """
     states = _States(posteriors, job, blank)
     # of the states but the upper row of zeros, at each frame: the mass that enters them, then p
@@ -135,9 +136,11 @@ def _come_back(states: _States, table: Tensor, scales: Tensor) -> None:
 
 
 def _add(table: Tensor, count: int, job: Job, sums: Tensor, blank: int, occupied: Tensor) -> None:
-    """Add shares of states (T, 2 L + 2, K), over their sums (T, K), to tokens (K, T, V)."""
+    """Add shares of states (T, 2 L + 2, K), over their sums (T, K), to tokens (T, K, V)."""
+    tokens = occupied.shape[2]
+    places = (torch.arange(len(job.labels), device=table.device) * tokens + job.labels.T).flatten()
     for block in frame_blocks(len(table)):
-        shares = (table[block] / sums[block, None]).transpose(1, 2)
-        part = occupied[:, block].transpose(0, 1)
-        part[..., blank] += shares[..., count + 1 :].sum(-1)
-        part.scatter_add_(2, job.labels.expand(len(shares), -1, -1), shares[..., :count])
+        shares = table[block].div_(sums[block, None])
+        part = occupied[block]
+        part[..., blank] += shares[:, count + 1 :].sum(1)
+        part.view(len(part), -1).index_add_(1, places, shares[:, :count].flatten(1))
