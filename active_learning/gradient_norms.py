@@ -282,9 +282,9 @@ class GradientNorms:
                 with warnings.catch_warnings():
                     # operators without a batching rule are looped over, which is no worse
                     warnings.filterwarnings("ignore", message=".*performance drop.*")
-                    return torch.autograd.grad(
-                        outputs, edges, cotangents, retain_graph=True, is_grads_batched=True
-                    )
+                    return torch.func.vmap(
+                        lambda one: torch.autograd.grad(outputs, edges, one, retain_graph=True)
+                    )(cotangents)
             except RuntimeError as error:
                 logger.debug("one backward pass a hypothesis, since batched ones fail: %s", error)
                 self._batched = False

@@ -17,6 +17,8 @@ from speechkit.kernels.encoding import decode
 from speechkit.kernels.parts import parts
 from speechkit.kernels.patterns import Pattern
 
+# q, k, v and the lengths
+_FORWARD_INPUTS = 4
 # rows of which products are summed at once
 _DOT_ROWS = 2048
 
@@ -128,6 +130,27 @@ def _differentiate(ctx: Any, gradient: Tensor, lse_gradient: Tensor) -> tuple[Te
 
 
 sparse_attention.register_autograd(_differentiate, setup_context=_save)
+
+
+def _many(info: Any, in_dims: tuple[int | None, ...], *inputs: Any, **options: Any) -> Any:
+    """Take many backward passes of one forward pass, and the like, for a larger batch."""
+    operator = sparse_attention if len(inputs) == _FORWARD_INPUTS else sparse_attention_backward
+    size = info.batch_size
+    pairs = zip(inputs, in_dims, strict=True)
+    results = operator(*(_into_batch(x, dim, size) for x, dim in pairs), **options)
+    return tuple(x.unflatten(0, (size, -1)) for x in results), (0,) * len(results)
+
+
+sparse_attention.register_vmap(_many)
+sparse_attention_backward.register_vmap(_many)
+
+
+def _into_batch(x: Tensor | None, dim: int | None, size: int) -> Tensor | None:
+    """Return (size B, ...) of a tensor with one more axis at dim, or of one that is shared."""
+    if x is None:
+        return None
+    many = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+    return many.flatten(0, 1)
 
 
 def _code(

@@ -50,7 +50,7 @@ class _States:
         flat = self._flat[block]
         # gather is several times as fast as an index
         labels, blanks = (flat.gather(1, where.expand(len(flat), -1)) for where in self._places)
-        return labels.unflatten(1, self.labels.shape), blanks
+        return labels.view(len(flat), *self.labels.shape), blanks
 
     def rescale(self, frame: int) -> None:
         """Scale the mass to 1 if it is time; a hypothesis without any is left without."""

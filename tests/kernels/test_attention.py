@@ -151,6 +151,29 @@ class Layer(torch.nn.Module):
         return self.outer(sparse_attention(q, k, v, self.pattern).transpose(1, 2).flatten(2))
 
 
+@pytest.mark.parametrize("backend", ["cpu", "dense"])
+@pytest.mark.parametrize("lengths", [None, torch.tensor([40, 9])], ids=["all", "ragged"])
+def test_many_backward_passes_at_once(backend, lengths):
+    q, k, v = (x.requires_grad_() for x in inputs())
+    output = sparse_attention(q, k, v, PATTERN, key_lengths=lengths, backend=backend)
+    signals = torch.randn(5, *output.shape, generator=torch.Generator().manual_seed(3))
+
+    def backward(signal):
+        return torch.autograd.grad(output, (q, k, v), signal, retain_graph=True)
+
+    each = [torch.stack(found) for found in zip(*map(backward, signals), strict=True)]
+    for one, other in zip(torch.func.vmap(backward)(signals), each, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_vmap_of_the_forward_pass():
+    many = [torch.stack([x, 2 * x]) for x in inputs()]
+    found = torch.func.vmap(lambda q, k: sparse_attention(q, k, many[2][0], PATTERN))(*many[:2])
+    for place in range(2):
+        wanted = sparse_attention(many[0][place], many[1][place], many[2][0], PATTERN)
+        torch.testing.assert_close(found[place], wanted)
+
+
 def test_compiled_layers_have_the_same_gradients():
     torch.manual_seed(1)
     layer, x = Layer(PATTERN), torch.randn(2, 33, 8)
