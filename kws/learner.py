@@ -39,6 +39,8 @@ class SpotterLearner:
         the classes besides silence and other words.
     train
         settings; the epoch with the fewest misses on dev is kept.
+    further
+        optimisation of a spotter that goes on from another; as in ``train`` if not given.
     noises
         clips of noise for training; white noise without any.
     dev
@@ -51,6 +53,7 @@ class SpotterLearner:
         scenes=SceneConfig(positive_share=0.7, neighbour_probability=0.2, snr_db=(0.0, 30.0)),
         fit=FitConfig(epochs=4, steps=100),
     )
+    further: FitConfig | None = None
     noises: tuple[Cut, ...] = ()
     dev: tuple[Cut, ...] = ()
 
@@ -95,15 +98,16 @@ class SpotterLearner:
 
     def _train(self, cuts: Sequence[Cut], init: Spotter | None, *, seed: int, out: Path) -> None:
         training, dev = (list(cuts), list(self.dev)) if self.dev else _set_aside(cuts, seed)
-        start = None
+        start, config = None, dataclasses.replace(self.train, seed=seed)
         if init is not None:
             start = out / "init"
             init.save(start)
+            config = dataclasses.replace(config, fit=self.further or config.fit)
         train_spotter(
             self._split(training, every_keyword=True),
             self._split(dev, every_keyword=False),
             out=out,
-            config=dataclasses.replace(self.train, seed=seed),
+            config=config,
             init=start,
         )
 

@@ -237,6 +237,22 @@ def test_active_learning_on_digits(tmp_path):
     assert len((tmp_path / "out" / "runs" / "results.jsonl").read_text().splitlines()) == 2
 
 
+def test_active_learning_on_commands(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(90):
+        write_wav(tmp_path / f"{index}.wav", beeps(*rng.uniform(300, 4000, 2), rng=rng)[4800:-4800])
+        spoken = {"label": ["yes", "no", "tree"][index % 3], "speaker": f"s{index // 2}"}
+        silent = {"label": "_silence_", "speaker": None}
+        rows.append({"audio_filepath": f"{index}.wav"} | (spoken if index < 70 else silent))
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--root", tmp_path, "--out", tmp_path / "out", "--seeds", "1"]
+    quick = [*QUICK, "--further.epochs", "1", "--further.steps", "1", "--further.workers", "0"]
+    quick += ["--queries", "egl", "--shares", "[0.0,0.5]"]
+    assert run(load("al_commands").al_commands, *words, *quick) == 0
+    assert len((tmp_path / "out" / "runs" / "results.jsonl").read_text().splitlines()) == 2
+
+
 def test_a_round_with_a_recogniser(tmp_path, capsys):
     from tests.asr.speech import recogniser
     from tests.asr.speech import write_corpus as write_speech

@@ -1,5 +1,7 @@
 """The spotter's learner: classes of clips, training with classes missing, errors."""
 
+import dataclasses
+
 import pytest
 
 from speechkit import manifests
@@ -38,7 +40,10 @@ def test_a_model_is_trained_once_and_another_goes_on_from_it(cuts, tmp_path):
     written = (tmp_path / "base" / "log.jsonl").stat().st_mtime_ns
     TEACHER.fit(cuts, None, seed=0, out=tmp_path / "base")
     assert (tmp_path / "base" / "log.jsonl").stat().st_mtime_ns == written
-    other = TEACHER.fit(cuts, base, seed=0, out=tmp_path / "further")
+    further = FitConfig(epochs=2, steps=1, workers=0)
+    learner = dataclasses.replace(TEACHER, further=further)
+    other = learner.fit(cuts, base, seed=0, out=tmp_path / "further")
+    assert len((tmp_path / "further" / "log.jsonl").read_text().splitlines()) == further.epochs
     error = TEACHER.evaluate(other, cuts)["error"]
     assert 0 <= error <= 1
     assert error * len(cuts) == pytest.approx(round(error * len(cuts)))
