@@ -147,12 +147,7 @@ def _differentiate(
     slope = torch.bmm(signal, v.transpose(1, 2))
     slope.sub_(batch.queries(rows.delta, dq.dtype)[..., None]).mul_(weights)
     batch.add_to_keys(dk, slope, queries, 1 / _LOG2_E)
-    target = batch.view(dq)
-    found = torch.bmm(slope, k).view(target.shape)
-    if first:
-        torch.mul(found, rows.scale, out=target)
-    else:
-        target.add_(found, alpha=rows.scale)
+    _add_product(batch.view(dq), slope, k, alpha=rows.scale, fresh=first)
 
 
 def _attend(
@@ -163,13 +158,15 @@ def _attend(
     top = scores.amax(-1, keepdim=True)
     weights = scores.sub_(top).exp2_()
     total = weights.sum(-1, keepdim=True)
-    found = torch.bmm(weights, batch.keys(keys.v, queries.dtype)).div_(total)
+    v = batch.keys(keys.v, queries.dtype)
     old_mean, old = batch.view(mean), batch.view(lse)
-    found, new = found.view(old_mean.shape), total.log2_().add_(top).view(old.shape)
     if first:
-        old_mean.copy_(found)
-        old.copy_(new)
+        _add_product(old_mean, weights, v, fresh=True)
+        old_mean.div_(total.view(*old.shape, 1))
+        old.copy_(total.log2_().add_(top).view(old.shape))
         return
+    found = torch.bmm(weights, v).div_(total).view(old_mean.shape)
+    new = total.log2_().add_(top).view(old.shape)
     # the share of these keys: 2^new / (2^old + 2^new)
     share = (new - old).div_(_LOG2_E).sigmoid_()
     old_mean.lerp_(found, share[..., None])
@@ -205,12 +202,8 @@ class _Batch:
         """Add weights (N, m, n) transposed, times rows (N, m, D), times alpha to target's rows."""
         first = 0
         for lattice in self.tile.keys:
-            view = self._view(target, lattice)
             some = weights[:, :, first : first + lattice.rows].transpose(1, 2)
-            if lattice.row_step == 1 and 1 in view.shape[:2]:
-                view.flatten(0, 1).baddbmm_(some, rows, alpha=alpha)
-            else:
-                view.add_(torch.bmm(some, rows).view(view.shape), alpha=alpha)
+            _add_product(self._view(target, lattice), some, rows, alpha=alpha)
             first += lattice.rows
 
     def hide(self, scores: Tensor) -> None:
@@ -229,6 +222,20 @@ class _Batch:
             (sequence, lattice.group_step * position, lattice.row_step * position, *rest),
             x.storage_offset() + self.first * sequence + start * position,
         )
+
+
+def _add_product(
+    target: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1.0, fresh: bool = False
+) -> None:
+    """Add alpha a b (N, n, D) to a view (sequences, groups, n, D), or write it if that is fresh."""
+    if target.stride(2) == target.shape[3] and 1 in target.shape[:2]:
+        target.flatten(0, 1).baddbmm_(a, b, beta=0.0 if fresh else 1.0, alpha=alpha)
+        return
+    product = torch.bmm(a, b).view(target.shape)
+    if fresh:
+        torch.mul(product, alpha, out=target)
+    else:
+        target.add_(product, alpha=alpha)
 
 
 def _packed(rows: Tensor, dtype: torch.dtype) -> Tensor:
