@@ -28,7 +28,7 @@ from speechkit.reports import markdown_table, provenance, write_report
 
 Json = dict[str, Any]
 
-_USUAL_METRICS = ("wer", "cer")
+_USUAL_METRICS = ("wer", "cer", "error")
 _TOP_SHARE = 0.1
 
 
@@ -77,7 +77,7 @@ def compare(
     out
         a folder for report.json, report.md and plots.
     metrics
-        errors to compare, lower is better; by default those of wer and cer that are there.
+        errors to compare, lower is better; by default those of wer, cer and error that are there.
     scores
         a folder of scores, for the rank correlations between scorers.
     selections

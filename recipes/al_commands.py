@@ -1,7 +1,7 @@
 r"""Does active learning pay for a spotter of commands? Clips of one word, divided by speaker.
 
     python recipes/al_commands.py --root FOLDER --noise NOISE --out out/al_commands
-    speechkit al compare out/al_commands/runs --out out/al_commands/report --metric error
+    speechkit al compare out/al_commands/runs --out out/al_commands/report
 
 FOLDER holds a manifest of clips with label and speaker, such as Speech Commands: ten of its words
 are the commands, all others are "unknown". The speakers to measure on, and those to choose epochs
@@ -88,7 +88,7 @@ def al_commands(
             "noise": manifests.fingerprint(learner.noises),
         },
     )
-    print(f"next: speechkit al compare {out / 'runs'} --metric error --out {out / 'report'}")
+    print(f"next: speechkit al compare {out / 'runs'} --out {out / 'report'}")
 
 
 if __name__ == "__main__":
