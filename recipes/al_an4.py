@@ -7,8 +7,9 @@ r"""Does active learning pay on AN4? A fifth of the utterances is the base, the 
 Stage 1 tries every scorer at one share of the pool. Stage 2 compares a few, on fresh seeds, over
 all shares; its two forms of EGL are the best of stage 1, fixed in OUT/stage-2/forms.json before it
 starts. Eight speakers are held out to measure on, unless --test is given, and four more to choose
-epochs on. Processes may share a stage, each with other seeds (--first_seed). A study that outlasts
-a sitting is carried by --cells FILE.
+epochs on. Base models hear enough audio to stand on their own feet (2.5 minutes of a core), others go
+on for half of that. Processes may share a stage, each with other seeds (--first_seed). A study that
+outlasts a sitting is carried by --cells FILE.
 """
 
 import sys
@@ -60,8 +61,8 @@ def al_an4(
     first_seed: int | None = None,
     test: Path | None = None,
     queries: list[str] | None = None,
-    heard_h: float = 4.0,
-    further_h: float = 1.5,
+    heard_h: float = 8.0,
+    further_h: float = 4.0,
     cells: Path | None = None,
 ) -> None:
     """Simulate active learning on AN4; run again to go on.
