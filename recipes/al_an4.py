@@ -7,9 +7,8 @@ r"""Does active learning pay on AN4? A fifth of the utterances is the base, the 
 Stage 1 tries every scorer at one share of the pool. Stage 2 compares a few, on fresh seeds, over
 all shares; its two forms of EGL are the best of stage 1, fixed in OUT/stage-2/forms.json before it
 starts. Eight speakers are held out to measure on, unless --test is given, and four more to choose
-epochs on. Base models hear enough audio to stand on their own feet (2.5 minutes of a core), others go
-on for half of that. Processes may share a stage, each with other seeds (--first_seed). A study that
-outlasts a sitting is carried by --cells FILE.
+epochs on. A cell takes 75 s of a core, a base model twice that. Processes may share a stage, each
+with other seeds (--first_seed). --cells FILE carries a study that outlasts a sitting.
 """
 
 import sys
