@@ -5,7 +5,7 @@ Shapes: B batch, H heads, T positions, D size of q and k, E size of v.
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -17,8 +17,6 @@ from speechkit.kernels.encoding import decode
 from speechkit.kernels.parts import parts
 from speechkit.kernels.patterns import Pattern
 
-# q, k, v and the lengths
-_FORWARD_INPUTS = 4
 # rows of which products are summed at once
 _DOT_ROWS = 2048
 
@@ -132,17 +130,18 @@ def _differentiate(ctx: Any, gradient: Tensor, lse_gradient: Tensor) -> tuple[Te
 sparse_attention.register_autograd(_differentiate, setup_context=_save)
 
 
-def _many(info: Any, in_dims: tuple[int | None, ...], *inputs: Any, **options: Any) -> Any:
-    """Take many backward passes of one forward pass, and the like, for a larger batch."""
-    operator = sparse_attention if len(inputs) == _FORWARD_INPUTS else sparse_attention_backward
+def _batched(
+    operator: Any, info: Any, in_dims: tuple[int | None, ...], *inputs: Any, **options: Any
+) -> Any:
+    """Take many calls, such as the backward passes of one forward pass, for a larger batch."""
     size = info.batch_size
     pairs = zip(inputs, in_dims, strict=True)
     results = operator(*(_into_batch(x, dim, size) for x, dim in pairs), **options)
     return tuple(x.unflatten(0, (size, -1)) for x in results), (0,) * len(results)
 
 
-sparse_attention.register_vmap(_many)
-sparse_attention_backward.register_vmap(_many)
+sparse_attention.register_vmap(partial(_batched, sparse_attention))
+sparse_attention_backward.register_vmap(partial(_batched, sparse_attention_backward))
 
 
 def _into_batch(x: Tensor | None, dim: int | None, size: int) -> Tensor | None:
