@@ -57,7 +57,7 @@ def asr_sentences(
     out
         gets model/, report.json, report.md, sets/ (a report a set), test.jsonl.gz and joined/.
     folds
-        one in so many is for test.
+        one in so many is for test, and at least one sentence of each set.
     by
         what is held out; auto: speakers, in sets with as many of them as folds, else sentences.
     joined_s
@@ -107,6 +107,7 @@ def held_out(clips: list[Cut], folds: int, by: str, *, seed: int, sentences: set
         if of.by == "speaker":
             return [cut for cut in clips if of.of[cut.id] == 0]
     first = {text(cut): cut for cut in reversed(clips)}
+    folds = min(folds, len(first))
     fold = manifests.folds(first.values(), folds, seed=seed, by="clip").of
     sentences |= {said for said, cut in first.items() if fold[cut.id] == 0}
     return [cut for cut in clips if text(cut) in sentences]
