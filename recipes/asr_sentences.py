@@ -102,13 +102,12 @@ def text(cut: Cut) -> str:
 
 def held_out(clips: list[Cut], folds: int, by: str, *, seed: int, sentences: set[str]) -> list[Cut]:
     """Return a fold of a set, of speakers or of sentences; the latter are added to a set."""
+    speakers = {manifests.speaker_of(cut) for cut in clips}
+    if by == "speaker" or (by == "auto" and None not in speakers and len(speakers) >= folds):
+        fold = manifests.folds(clips, folds, seed=seed, by="speaker").of
+        return [cut for cut in clips if fold[cut.id] == 0]
     first = {text(cut): cut for cut in reversed(clips)}
-    if by == "auto":
-        folds = min(folds, len(first))
-    if by != "sentence":
-        of = manifests.folds(clips, folds, seed=seed, by="speaker" if by == "speaker" else "auto")
-        if of.by == "speaker":
-            return [cut for cut in clips if of.of[cut.id] == 0]
+    folds = min(folds, len(first))
     fold = manifests.folds(first.values(), folds, seed=seed, by="clip").of
     sentences |= {said for said, cut in first.items() if fold[cut.id] == 0}
     return [cut for cut in clips if text(cut) in sentences]
