@@ -6,6 +6,7 @@ Shapes: B batch, H heads, T positions, D head size.
 import logging
 import math
 import multiprocessing
+import random
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -187,7 +188,10 @@ def seconds(case: Case, attend: Attend, *, repeats: int, backward: bool = True) 
 def seconds_in_turn(
     case: Case, several: Sequence[Attend], *, repeats: int, backward: bool = True
 ) -> list[float]:
-    """Return the median times of several, run in turn: what disturbs one disturbs all alike."""
+    """Return the median times of several, run in turn: what disturbs one disturbs all alike.
+
+    The order is drawn anew each round, because what runs behind a dense pass finds cold caches.
+    """
     *leaves, gradient = inputs(case)
     for leaf in leaves:
         leaf.requires_grad_(backward)
@@ -201,8 +205,11 @@ def seconds_in_turn(
         return time.perf_counter() - start
 
     rounds: list[list[float]] = []
+    order, shuffle = list(range(len(several))), random.Random(0).shuffle
     while len(rounds) <= repeats and sum(map(sum, rounds)) < _PATIENCE_S * len(several):
-        rounds.append([once(attend) for attend in several])
+        shuffle(order)
+        durations = {place: once(several[place]) for place in order}
+        rounds.append([durations[place] for place in range(len(several))])
     return [median(durations) for durations in zip(*(rounds[1:] or rounds), strict=True)]
 
 

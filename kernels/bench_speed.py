@@ -117,7 +117,7 @@ def choice(case: Case, repeats: int) -> Choice:
 
 
 def _of_the_choice(repeats: int) -> Iterator[Promise]:
-    found = list(choices(3 * repeats))
+    found = list(choices(10 * repeats))
     long = max(c.ratio for c in found if c.case.length in _LONG)
     short = max(c.excess_s for c in found if c.case.length in _SHORT)
     yield Promise(
