@@ -5,12 +5,13 @@ speaker are not independent, so with few speakers the truth is less sure than an
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechkit.asr.scoring import CorpusScore
+from speechkit.asr.scoring import CorpusScore, Counts
 from speechkit.errors import RequestError
 from speechkit.metrics import CONFIDENCE, Interval
 
@@ -20,42 +21,54 @@ RESAMPLINGS = 2000
 _CHUNK = 4_000_000
 
 Floats = NDArray[np.float64]
+Unit = Literal["words", "characters"]
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A paired comparison of the word error rates of two systems, in absolute shares.
+    """A paired comparison of the error rates of two systems, in absolute shares.
 
     Attributes
     ----------
     value
-        WER of the second minus WER of the first; negative if the second is better.
+        rate of the second minus rate of the first; negative if the second is better.
     improved
-        share of resamplings in which the second has the lower WER.
+        share of resamplings in which the second has the lower rate.
     """
 
     value: float
     interval: Interval
     improved: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures, and as ``points`` how tables show them: in percentage points."""
+        low, high = 100 * self.interval.low, 100 * self.interval.high
+        points = f"{100 * self.value:+.2f} ({low:+.2f} to {high:+.2f})"
+        return {**asdict(self), "points": points}
+
 
 def wer_interval(score: CorpusScore, *, seed: int = 0, confidence: float = CONFIDENCE) -> Interval:
     """Return the interval of the word error rate; [0, 0] for a corpus without utterances."""
-    errors, lengths = _columns(score)
+    errors, lengths = _columns(score, "words")
     return _percentiles(_rates(errors[None], lengths, seed)[0], confidence)
 
 
 def compare(
-    first: CorpusScore, second: CorpusScore, *, seed: int = 0, confidence: float = CONFIDENCE
+    first: CorpusScore,
+    second: CorpusScore,
+    *,
+    unit: Unit = "words",
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
 ) -> Difference:
-    """Compare two systems on the same utterances, resampling them together.
+    """Compare WER, or CER, of two systems on the same utterances, resampling them together.
 
     Raises
     ------
     RequestError
         if their utterances or references differ.
     """
-    errors, lengths = _columns(first)
+    errors, lengths = _columns(first, unit)
     other = {score.transcript.id: score for score in second.utterances}
     ids = [score.transcript.id for score in first.utterances]
     if set(ids) != set(other):
@@ -64,22 +77,22 @@ def compare(
             "not shared); compare them on the same manifest"
         )
     second = CorpusScore(tuple(other[id_] for id_ in ids))
-    other_errors, other_lengths = _columns(second)
+    other_errors, other_lengths = _columns(second, unit)
     if not np.array_equal(lengths, other_lengths):
         raise RequestError("the systems' references differ; normalise them alike")
     rates = _rates(np.stack([errors, other_errors]), lengths, seed)
     change = rates[1] - rates[0]
     return Difference(
-        value=second.words.rate - first.words.rate,
+        value=getattr(second, unit).rate - getattr(first, unit).rate,
         interval=_percentiles(change, confidence),
         improved=float(np.mean(change < 0)),
     )
 
 
-def _columns(score: CorpusScore) -> tuple[Floats, Floats]:
+def _columns(score: CorpusScore, unit: Unit) -> tuple[Floats, Floats]:
     """Return (N,) errors and (N,) lengths."""
-    errors = [utterance.words.errors for utterance in score.utterances]
-    lengths = [utterance.words.length for utterance in score.utterances]
+    counts: list[Counts] = [getattr(utterance, unit) for utterance in score.utterances]
+    errors, lengths = [c.errors for c in counts], [c.length for c in counts]
     return np.array(errors, dtype=float), np.array(lengths, dtype=float)
 
 

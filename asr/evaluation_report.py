@@ -7,11 +7,13 @@ from typing import Any
 
 from speechkit.asr.bootstrap import wer_interval
 from speechkit.asr.confidence import Reliability
-from speechkit.asr.scoring import CorpusScore, Counts, Kind, Pair, UtteranceScore
+from speechkit.asr.scoring import CorpusScore, Counts, Kind, Pair, Transcript, UtteranceScore
+from speechkit.errors import RequestError
 from speechkit.files import atomic_path, write_text
 from speechkit.reports import markdown_table, write_report
 
 _TOP = 10
+_UTTERANCES = "utterances.jsonl"
 _EDITS: tuple[Kind, ...] = ("substitute", "delete", "insert")
 
 
@@ -36,7 +38,7 @@ def write_evaluation(
     reliability
         of the words' confidences.
     """
-    write_text(out / "utterances.jsonl", "".join(map(_utterance_line, score.utterances)))
+    write_text(out / _UTTERANCES, "".join(map(_utterance_line, score.utterances)))
     report = {"title": title, **_figures(score, seed=about.get("seed") or 0)}
     parts = [f"# {title}", _totals_table(report), "\n".join(f"- {note}" for note in notes)]
     if reliability is not None:
@@ -48,6 +50,30 @@ def write_evaluation(
         )
     parts += ["## By speaker", _speaker_table(report), "## Commonest errors", _error_table(report)]
     write_report(out, {**report, **about}, "\n\n".join(part for part in parts if part))
+
+
+def read_transcripts(folder: Path) -> list[Transcript]:
+    """Return what an evaluation compared, as its utterances.jsonl holds it.
+
+    Raises
+    ------
+    RequestError
+        if the folder has none, or one that is cut off or of another kind.
+    """
+    path = folder / _UTTERANCES
+    if not path.is_file():
+        raise RequestError(
+            f"{folder} has no {_UTTERANCES}; give a folder that `asr evaluate` wrote"
+        )
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            words = (row[key] for key in ("id", "reference", "hypothesis", "speaker"))
+            found.append(Transcript(*words))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RequestError(f"{path}, line {number}: not an utterance of a report") from error
+    return found
 
 
 def plot_reliability(path: Path, reliability: Reliability) -> None:

@@ -7,7 +7,7 @@ the same surroundings of the chunks' seams, by a paired bootstrap.
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -154,7 +154,7 @@ def compare(
                 ("wer_difference", "seam_wer_difference"), first, (whole, seams), strict=True
             )
             for name, before, after in both:
-                result[name] = _difference(before, after, config.seed)
+                result[name] = bootstrap.compare(before, after, seed=config.seed).to_dict()
         results.append(result)
     return results
 
@@ -229,8 +229,3 @@ def _unit(id_: str, pairs: Sequence[Pair]) -> UtteranceScore:
     reference = " ".join(pair.reference for pair in pairs if pair.reference is not None)
     hypothesis = " ".join(pair.hypothesis for pair in pairs if pair.hypothesis is not None)
     return UtteranceScore(Transcript(id_, reference, hypothesis), counts, Counts(), tuple(pairs))
-
-
-def _difference(before: CorpusScore, after: CorpusScore, seed: int) -> dict[str, Any]:
-    found = bootstrap.compare(before, after, seed=seed)
-    return asdict(found)

@@ -200,23 +200,15 @@ def _seams_table(report: Mapping[str, Any]) -> str:
             model,
             row["way"],
             f"{row['wer']:.2%}",
-            _points(row.get("wer_difference")),
+            row.get("wer_difference", {}).get("points"),
             f"{row['seam_errors']} of {row['seam_words']} words, {row['seams']} seams",
-            _points(row.get("seam_wer_difference")),
+            row.get("seam_wer_difference", {}).get("points"),
             row.get("against"),
         ]
         for model, rows in report["compared"].items()
         for row in rows
     ]
     return markdown_table(header, cells)
-
-
-def _points(found: Mapping[str, Any] | None) -> str | None:
-    if found is None:
-        return None
-    interval = found["interval"]
-    low, high = 100 * interval["low"], 100 * interval["high"]
-    return f"{100 * found['value']:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def _plot_steps(path: Path, rows: Sequence[Row]) -> None:

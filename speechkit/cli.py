@@ -73,6 +73,9 @@ GROUPS = {
         {
             "train": Verb("speechkit.asr.train:train", "train a recogniser"),
             "evaluate": Verb("speechkit.asr.evaluate:evaluate", "measure word errors"),
+            "compare": Verb(
+                "speechkit.asr.compare:compare", "set evaluations beside each other", ("reports",)
+            ),
             "transcribe": Verb(
                 "speechkit.asr.transcribe:transcribe", "write down what files say", ("files",)
             ),

@@ -126,6 +126,14 @@ def test_paired_comparison(rng):
     assert (same.value, same.interval.low, same.interval.high, same.improved) == (0, 0, 0, 0)
 
 
+def test_characters_are_compared_too():
+    first, second = corpus(("abcd", "abcx"), ("ef", "ef")), corpus(("abcd", "axxx"), ("ef", "ef"))
+    change = compare(first, second, unit="characters")
+    assert change.value == pytest.approx(2 / 6)
+    assert compare(first, second).value == 0
+    assert change.to_dict()["points"].startswith("+33.33 (")
+
+
 def test_comparison_pairs_by_id():
     first = score([Transcript("1", "a b", "a b"), Transcript("2", "c", "x")])
     second = score([Transcript("2", "c", "x"), Transcript("1", "a b", "a b")])
