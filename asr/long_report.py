@@ -57,7 +57,7 @@ def measure(
     clips
         the utterances of one long recording, in their order.
     out
-        gets rows/, report.json, report.md and steps.png.
+        gets rows/, report.json, report.md and, where steps are measured, steps.png.
     """
     steps = list(_step_rows(out / "rows", config))
     transcribed = list(_way_rows(models, clips, out / "rows", config)) if models else []
@@ -72,7 +72,8 @@ def measure(
         "config": asdict(config),
         **provenance(seed=config.long_form.seed, data={"clips": manifests.fingerprint(clips)}),
     }
-    _plot_steps(out / "steps.png", steps)
+    if steps:
+        _plot_steps(out / "steps.png", steps)
     write_report(out, report, _markdown(report))
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,13 +185,18 @@ def new_recogniser(
 
 
 def set_aside(cuts: Sequence[Cut], *, seed: int) -> tuple[list[Cut], list[Cut]]:
-    """Divide cuts into training and dev, a tenth of them."""
+    """Divide cuts into training and dev: about a tenth, of speakers of its own if there are ten.
+
+    Of ten folds the one nearest to a tenth is taken: another may be one speaker with half of all.
+    """
     if len(cuts) < _DEV_FOLDS:
         raise RequestError(
             f"{len(cuts)} cuts: too few to set a dev set aside; give {_DEV_FOLDS}, or dev"
         )
     folds = manifests.folds(cuts, _DEV_FOLDS, seed=seed)
-    return [c for c in cuts if folds.of[c.id]], [c for c in cuts if not folds.of[c.id]]
+    sizes = Counter(folds.of.values())
+    dev = min(sizes, key=lambda fold: (abs(sizes[fold] * _DEV_FOLDS - len(cuts)), fold))
+    return [c for c in cuts if folds.of[c.id] != dev], [c for c in cuts if folds.of[c.id] == dev]
 
 
 def _tokenizer(texts: Sequence[str], config: TrainConfig) -> Tokenizer:

@@ -2,10 +2,11 @@ r"""A recogniser of sentences from any transcribed manifests, measured on each o
 
     python recipes/asr_sentences.py --cuts set1.jsonl set2.jsonl --out out/sentences
 
-A portion of each set is held out for test: speakers, or else sentences, so that clips of equal text
-stay together, and what is held out so in one set is taken out of the training in all. The model is
-in OUT/model, the report on all test clips in OUT/report.md, that on each set in OUT/sets/NAME.
-Training clips are joined to longer recordings as well, so that long audio is nothing new.
+A portion of each set is held out for test, another for dev: speakers, or else sentences, so that
+clips of equal text stay together, and what is held out so in one set is taken out of the training
+in all. The model is in OUT/model, the report on all test clips in OUT/report.md, that on each set
+in OUT/sets/NAME. Training clips are joined to longer recordings as well, so that long audio is
+nothing new.
 """
 
 import sys
@@ -20,11 +21,12 @@ from speechkit.asr.encoders import SparseConfig
 from speechkit.asr.evaluate import evaluate_with
 from speechkit.asr.optimisation import FitConfig
 from speechkit.asr.subsampling import SubsamplingConfig
-from speechkit.asr.train import TrainConfig, set_aside, train_recogniser
+from speechkit.asr.train import TrainConfig, train_recogniser
 from speechkit.asr.transcriber import Transcriber
 from speechkit.batching import BatchConfig
 from speechkit.cli import run_recipe
 from speechkit.joining import JoinConfig
+from speechkit.splits import hold_out_portions
 
 SMALL = TrainConfig(
     sparse=SparseConfig(
@@ -57,33 +59,28 @@ def asr_sentences(
     out
         gets model/, report.json, report.md, sets/ (a report a set), test.jsonl.gz and joined/.
     folds
-        one in so many is for test, and at least one sentence of each set.
+        one in so many is for test, one of what is left for dev, and at least one sentence of each
+        set; those of one sentence are all for training.
     by
         what is held out; auto: speakers, in sets with as many of them as folds, else sentences.
     joined_s
         training clips are joined to recordings of up to so many seconds too; 0: they are not.
     """
-    sets = {name_of(path): [c for c in manifests.read(path) if text(c)] for path in cuts}
-    sentences: set[str] = set()
-    test = {
-        name: held_out(clips, folds, by, seed=config.seed, sentences=sentences)
-        for name, clips in sets.items()
-        if clips
+    sets = {
+        name_of(path): [c for c in manifests.read(path) if manifests.text_of(c)] for path in cuts
     }
-    held = {cut.id for clips in test.values() for cut in clips}
-    everything = [cut for clips in sets.values() for cut in clips if text(cut) not in sentences]
-    rest = [cut for cut in everything if cut.id not in held]
-    training, dev = set_aside(rest, seed=config.seed)
+    test, rest = hold_out_portions(sets, folds, by=by, seed=config.seed)
+    dev, rest = hold_out_portions(rest, folds, by=by, seed=config.seed + 1)
+    training = everything(rest)
     if joined_s:
         long = JoinConfig(clips=None, length_s=(joined_s / 4, joined_s), seed=config.seed)
         short = [cut for cut in training if cut.duration < joined_s]
         training += list(joining.join(short, out / "joined", long))
-    manifests.write([cut for clips in test.values() for cut in clips], out / "test.jsonl.gz")
-    recogniser = train_recogniser(training, dev, out=out, config=config)
+    manifests.write(everything(test), out / "test.jsonl.gz")
+    recogniser = train_recogniser(training, everything(dev), out=out, config=config)
     transcriber = Transcriber(recogniser, DecodingConfig(own_lm=False))
-    portions = {f"sets/{name}": clips for name, clips in test.items()}
-    portions["."] = [cut for clips in test.values() for cut in clips]
-    for folder, clips in portions.items():
+    portions = {f"sets/{name}": clips for name, clips in test.items() if clips}
+    for folder, clips in (portions | {".": everything(test)}).items():
         scored = evaluate_with(transcriber, clips, out=out / folder, model=str(out / "model"))
         rates = f"WER {scored.words.rate:.2%}, CER {scored.characters.rate:.2%}"
         print(f"{out / folder}: {rates}, {len(clips)} clips")
@@ -95,22 +92,9 @@ def name_of(path: Path) -> str:
     return path.absolute().parent.name if stem in ("manifest", "cuts") else stem
 
 
-def text(cut: Cut) -> str:
-    """Return what is said, in small letters, to tell equal sentences."""
-    return (manifests.text_of(cut) or "").lower()
-
-
-def held_out(clips: list[Cut], folds: int, by: str, *, seed: int, sentences: set[str]) -> list[Cut]:
-    """Return a fold of a set, of speakers or of sentences; the latter are added to a set."""
-    speakers = {manifests.speaker_of(cut) for cut in clips}
-    if by == "speaker" or (by == "auto" and None not in speakers and len(speakers) >= folds):
-        fold = manifests.folds(clips, folds, seed=seed, by="speaker").of
-        return [cut for cut in clips if fold[cut.id] == 0]
-    first = {text(cut): cut for cut in reversed(clips)}
-    folds = min(folds, len(first))
-    fold = manifests.folds(first.values(), folds, seed=seed, by="clip").of
-    sentences |= {said for said, cut in first.items() if fold[cut.id] == 0}
-    return [cut for cut in clips if text(cut) in sentences]
+def everything(sets: dict[str, list[Cut]]) -> list[Cut]:
+    """Return the clips of all sets."""
+    return [cut for clips in sets.values() for cut in clips]
 
 
 if __name__ == "__main__":

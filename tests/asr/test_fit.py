@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
+from lhotse import MonoCut, SupervisionSegment
 
 from speechkit.asr import Recogniser
 from speechkit.asr.fit import fit
 from speechkit.asr.optimisation import FitConfig
-from speechkit.asr.train import TrainConfig, train, train_recogniser
+from speechkit.asr.train import TrainConfig, set_aside, train, train_recogniser
 from speechkit.asr.utterances import AugmentConfig, Material, Utterances, check
 from speechkit.batching import BatchConfig, CutBatch
 from speechkit.errors import JobError, RequestError
@@ -224,6 +225,25 @@ def test_the_self_test_says_whether_a_batch_can_be_learnt(
 def test_too_few_cuts_for_a_dev_set_are_refused(corpus, tmp_path):
     with pytest.raises(RequestError, match="too few to set a dev set aside"):
         train(cuts=[corpus[1] / "manifest.jsonl"], out=tmp_path, config=small())
+
+
+def test_a_speaker_of_most_cuts_is_not_set_aside():
+    speakers = ["much"] * 60 + list("abcdefghi") * 5
+    cuts = [
+        MonoCut(
+            id=f"c{i}",
+            start=0,
+            duration=1,
+            channel=0,
+            supervisions=[SupervisionSegment(f"c{i}", "r", start=0, duration=1, speaker=speaker)],
+        )
+        for i, speaker in enumerate(speakers)
+    ]
+    for seed in range(5):
+        training, dev = set_aside(cuts, seed=seed)
+        assert len(training) + len(dev) == len(cuts)
+        assert len(dev) == 5
+        assert len({cut.supervisions[0].speaker for cut in dev}) == 1
 
 
 @pytest.mark.parametrize("tokens", ["bytes", "sentencepiece"])
