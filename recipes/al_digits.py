@@ -52,7 +52,7 @@ def al_digits(
     utterances: int = 600,
     queries: list[str] | None = None,
     shares: tuple[float, ...] = SHARES,
-    heard_h: float = 2.0,
+    heard_h: float = 6.0,
     cells: Path | None = None,
 ) -> None:
     """Join digits, simulate active learning; run again to go on.
