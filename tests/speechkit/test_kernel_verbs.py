@@ -1,6 +1,7 @@
 """The verbs of `speechkit kernels`: tables, reports, exit status."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -100,6 +101,20 @@ def test_times_in_turn_are_those_of_each():
         case, [bench.sparse(case, "cpu"), often], repeats=3, backward=False
     )
     assert 0 < one < many
+
+
+def test_the_first_round_is_not_measured_however_long(monkeypatch):
+    monkeypatch.setattr(bench, "_PATIENCE_S", 0.05)
+    case = bench.Case(pattern=Local(16), length=16, heads=1, head_size=16)
+    calls = []
+
+    def compiled_at_first(q, k, v):
+        time.sleep(0.0 if calls else 0.5)
+        calls.append(1)
+        return q
+
+    assert bench.seconds(case, compiled_at_first, repeats=3, backward=False) < 0.1
+    assert len(calls) == 4
 
 
 def test_bench_does_not_measure_what_is_wrong(monkeypatch):
