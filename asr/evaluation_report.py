@@ -66,7 +66,9 @@ def read_transcripts(folder: Path) -> list[Transcript]:
             f"{folder} has no {_UTTERANCES}; give a folder that `asr evaluate` wrote"
         )
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # not splitlines(), which also breaks at separators that a transcript may hold
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
             words = (row[key] for key in ("id", "reference", "hypothesis", "speaker"))

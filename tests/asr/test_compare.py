@@ -11,7 +11,7 @@ from speechkit.errors import RequestError
 
 
 def evaluated(folder, hypotheses):
-    said = {"u1": "one two", "u2": "three", "u3": "four five six"}
+    said = {"u1": "one\u2028two", "u2": "three", "u3": "four five six"}
     transcripts = [Transcript(id_, said[id_], text) for id_, text in hypotheses.items()]
     write_evaluation(folder, score(transcripts), title="A model", about={})
     return folder
