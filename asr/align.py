@@ -43,6 +43,9 @@ def align(
     spoken = [cut for cut in manifests.read_all(cuts) if transcriber.recogniser.reference(cut)]
     if not spoken:
         raise RequestError("no cut has a text to align; give transcribed cuts")
+    names = {cut.id: cut.id.replace("/", "_") for cut in spoken}
+    if len(set(names.values())) < len(names):
+        raise RequestError("ids that differ in / and _ alone would share a file; rename one")
     transcriber.recogniser.hear(spoken)
     failed = 0
     console = Console(stderr=True)
@@ -55,8 +58,8 @@ def align(
                 logger.warning("%s: %s", cut.id, error)
                 continue
             suffix = "TextGrid" if format == "textgrid" else format
-            name = cut.id.replace("/", "_")
-            write_text(out / f"{name}.{suffix}", render(hypothesis, format, name))
+            text = render(hypothesis, format, names[cut.id], cut.duration)
+            write_text(out / f"{names[cut.id]}.{suffix}", text)
     logger.info("%s: %d of %d cuts aligned", out, len(spoken) - failed, len(spoken))
     return 1 if failed else 0
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from speechkit import ctc
 from speechkit.asr.hypothesis import Hypothesis, Word
-from speechkit.asr.tokenizer import BLANK, Tokenizer
+from speechkit.asr.tokenizer import BLANK, SPACE, Tokenizer
 from speechkit.errors import JobError
 
 # CTC emits a token within a frame or two of its sound; this is about half a long vowel
@@ -105,17 +105,18 @@ def words_of(
         if tokenizer.starts_word(span.token):
             groups.append([])
         # the space alone is no part of a word
-        if tokenizer.pieces[span.token].strip():
+        if tokenizer.pieces[span.token] != SPACE:
             groups[-1].append(span)
+    # a group is one word, unless bytes in it spell white space of another kind
     return tuple(
         Word(
-            tokenizer.decode(span.token for span in group),
+            text,
             group[0].start_s,
             group[-1].end_s,
             _joined([span.confidence for span in group], confidence),
         )
         for group in groups
-        if group
+        for text in tokenizer.decode(span.token for span in group).split()
     )
 
 

@@ -21,6 +21,8 @@ from speechkit.files import write_json
 
 # a model folder's language model, and the weights chosen for it
 _LM, _LM_WEIGHTS = "lm.arpa", "lm.json"
+_LM_WEIGHT = 0.5
+_SEARCH_BEAM = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +32,17 @@ class DecodingConfig:
     Parameters
     ----------
     beam
-        prefixes that the search keeps; 1, without language model and lexicon, is greedy.
-    lm, lm_weight, word_bonus
-        an ARPA file of words; the factor on its log-probabilities, and nats for each word.
+        prefixes that the search keeps, by default 16 with a language model or a lexicon, else 1:
+        greedy.
+    lm
+        an ARPA file of words.
+    lm_weight
+        factor on the language model's log-probabilities; by default 0.5, or what was chosen for
+        the model's own.
+    word_bonus
+        nats for each word; by default 0, or what was chosen for the model's own.
     own_lm
-        without lm, use the language model in the model's folder, if there is one, with the weights
-        that were chosen for it.
+        without lm, use the language model in the model's folder, if there is one.
     lexicon
         a file of the allowed words, one a line.
     chunk_s, overlap_s
@@ -44,17 +51,17 @@ class DecodingConfig:
         take chunks of 30 s, others one pass.
     """
 
-    beam: int = 1
+    beam: int | None = None
     lm: Path | None = None
-    lm_weight: float = 0.5
-    word_bonus: float = 0.0
+    lm_weight: float | None = None
+    word_bonus: float | None = None
     own_lm: bool = True
     lexicon: Path | None = None
     chunk_s: float | None = None
     overlap_s: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.beam < 1:
+        if self.beam is not None and self.beam < 1:
             raise RequestError(f"beam {self.beam}: give 1 or more")
         if self.chunk_s is not None and self.chunk_s < 0:
             raise RequestError(f"chunk_s {self.chunk_s}: give seconds, or 0 for one pass")
@@ -67,7 +74,7 @@ class DecodingConfig:
     @property
     def searches(self) -> bool:
         """Whether a beam search is needed."""
-        return self.beam > 1 or self.lm is not None or self.lexicon is not None
+        return (self.beam or 1) > 1 or self.lm is not None or self.lexicon is not None
 
 
 def attach_language_model(
@@ -78,19 +85,33 @@ def attach_language_model(
     write_json(folder / _LM_WEIGHTS, {"lm_weight": lm_weight, "word_bonus": word_bonus})
 
 
-def with_own_lm(config: DecodingConfig, folder: Path) -> DecodingConfig:
-    """Return the settings with the language model of a model folder, where they want it."""
-    if not config.own_lm or config.lm is not None or not (folder / _LM_WEIGHTS).is_file():
-        return config
+def resolved(config: DecodingConfig, folder: Path | None = None) -> DecodingConfig:
+    """Return the settings with all defaults filled in, the language model of a folder among them.
+
+    Raises
+    ------
+    RequestError
+        if the folder's weights cannot be read.
+    """
+    chosen: dict[str, Any] = {"lm_weight": _LM_WEIGHT, "word_bonus": 0.0}
+    if config.own_lm and config.lm is None and folder and (folder / _LM_WEIGHTS).is_file():
+        chosen |= _own_weights(folder / _LM_WEIGHTS)
+        config = dataclasses.replace(config, lm=folder / _LM)
+    chosen["beam"] = _SEARCH_BEAM if config.searches else 1
+    missing = {name: value for name, value in chosen.items() if getattr(config, name) is None}
+    return dataclasses.replace(config, **missing)
+
+
+def _own_weights(path: Path) -> dict[str, float]:
     try:
-        weights = json.loads((folder / _LM_WEIGHTS).read_text(encoding="utf-8"))
-        return dataclasses.replace(config, lm=folder / _LM, **weights)
-    except (ValueError, TypeError) as error:
-        raise RequestError(f"{folder / _LM_WEIGHTS}: is damaged ({error}); delete it") from error
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {name: float(found[name]) for name in ("lm_weight", "word_bonus")}
+    except (ValueError, TypeError, KeyError) as error:
+        raise RequestError(f"{path}: is damaged ({error}); delete it") from error
 
 
 def scorer_of(config: DecodingConfig, recogniser: Recogniser) -> Scorer[Any] | None:
-    """Return what judges hypotheses: a language model, a lexicon, both, or None.
+    """Return what judges hypotheses by `resolved` settings: language model, lexicon, both, None.
 
     Raises
     ------
@@ -99,6 +120,8 @@ def scorer_of(config: DecodingConfig, recogniser: Recogniser) -> Scorer[Any] | N
     """
     scorers: list[Scorer[Any]] = []
     if config.lm is not None:
+        assert config.lm_weight is not None
+        assert config.word_bonus is not None
         scorers.append(
             WordLanguageModel(
                 NGramModel.load(config.lm),

@@ -13,11 +13,9 @@ from speechkit.asr.recogniser import Recogniser
 from speechkit.asr.scoring import Transcript, score
 from speechkit.asr.tokenizer import BLANK
 from speechkit.asr.utterances import Batch, Material, Utterances
-from speechkit.batching import BatchConfig, DurationBatches
+from speechkit.batching import DurationBatches
 
 logger = logging.getLogger(__name__)
-
-_BATCH_S = 200.0
 
 
 @dataclass
@@ -68,7 +66,7 @@ class Watch:
 def measure(recogniser: Recogniser, material: Material) -> dict[str, float]:
     """Return the CTC loss a token, WER and CER of greedy decoding on dev."""
     dataset = Utterances(recogniser.inputs, material.dev.tokens)
-    batches = DurationBatches(material.dev.cuts, BatchConfig(max_s=_BATCH_S))
+    batches = DurationBatches(material.dev.cuts, material.batches)
     texts = {utterance.cut.id: utterance.text for utterance in material.dev.utterances}
     total, tokens, transcripts = 0.0, 0, []
     for planned in batches:

@@ -18,7 +18,7 @@ from speechkit.asr.hypothesis import Hypothesis
 from speechkit.asr.recogniser import reference_of
 from speechkit.asr.scoring import CorpusScore, Transcript, score
 from speechkit.asr.transcriber import Transcriber
-from speechkit.errors import AudioError, JobError, RequestError
+from speechkit.errors import JobError, RequestError
 from speechkit.reports import provenance
 
 logger = logging.getLogger(__name__)
@@ -32,8 +32,10 @@ def evaluate(
     cuts: list[Path],
     out: Path,
     config: DecodingConfig = DecodingConfig(),
-) -> None:
+) -> int:
     """Transcribe cuts as `speechkit asr transcribe` does, and count the errors.
+
+    Cuts that cannot be read are named and left out; the exit status is then 1.
 
     Parameters
     ----------
@@ -45,7 +47,10 @@ def evaluate(
         gets report.json (with wer and cer), report.md, utterances.jsonl and reliability.png.
     """
     transcriber = Transcriber.load(model, config)
-    evaluate_with(transcriber, list(manifests.read_all(cuts)), out=out, model=str(model))
+    given = list(manifests.read_all(cuts))
+    scored = evaluate_with(transcriber, given, out=out, model=str(model))
+    spoken = sum(transcriber.recogniser.reference(cut) is not None for cut in given)
+    return int(len(scored.utterances) < spoken)
 
 
 def evaluate_with(
@@ -106,7 +111,7 @@ def transcribe_cuts(
         for cut in progress.track(cuts, description="transcribing"):
             try:
                 found[cut.id] = transcriber.transcribe(cut)
-            except AudioError as error:
+            except JobError as error:
                 broken[cut.id] = str(error)
                 logger.warning("%s", error)
     return found, broken

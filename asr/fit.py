@@ -8,6 +8,7 @@ place in the run alone, so an interrupted run ends with the same weights as one 
 import copy
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,11 +29,10 @@ from speechkit.asr.optimisation import FitConfig, decayed, moving_average
 from speechkit.asr.recogniser import Recogniser
 from speechkit.asr.utterances import Batch, Material, Utterances
 from speechkit.batching import CutBatch, DurationBatches
-from speechkit.errors import JobError
+from speechkit.errors import AudioError, JobError, is_out_of_memory
 from speechkit.seeds import seed_of
 from speechkit.specaugment import spec_augment
 from speechkit.training import (
-    is_out_of_memory,
     make_trainer,
     rewind_log,
     run,
@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 # after so many epochs a model that emits blanks alone has usually collapsed
 _COLLAPSE_EPOCHS = 5
 _COLLAPSE_SHARE = 0.995
+
+# what stands before the message of an error in the traceback of a worker
+_RAISED = "speechkit.errors.AudioError: "
 
 
 def fit(
@@ -102,14 +105,20 @@ def fit(
         run(trainer, training, loader, out=out)
     except (RuntimeError, MemoryError) as error:
         raise _explained(error, material) from error
+    if not trainer.is_global_zero:
+        sys.exit(0)  # one process is enough for what follows
     return Recogniser.load(out / "model")
 
 
 def _explained(error: Exception, material: Material) -> Exception:
-    """Return what a user can act on for an error that says that memory ran out, else itself."""
+    """Return what a user can act on, of lack of memory and of broken audio; else the error."""
+    if isinstance(error, AudioError):
+        # a worker's holds its traceback, and ends in what it said
+        return AudioError(str(error).strip().splitlines()[-1].removeprefix(_RAISED))
     if not is_out_of_memory(error):
         return error
-    longest = max(material.training.cuts, key=lambda cut: cut.duration)
+    cuts = [*material.training.cuts, *material.dev.cuts]
+    longest = max(cuts, key=lambda cut: cut.duration)
     return JobError(
         f"memory ran out; the longest utterance, {longest.id}, lasts {longest.duration:.1f} s and "
         f"batches hold {material.batches.max_s:g} s: lower batches.max_s, leave long utterances "
@@ -263,15 +272,18 @@ class _Keeper(Callback):  # type: ignore[misc]
         self.epoch = 0
         self.before_s = 0.0
         self.begun = time.monotonic()
+        self.over = 0.0
 
     @property
     def elapsed_s(self) -> float:
         return self.before_s + time.monotonic() - self.begun
 
     def clock(self) -> float:
-        """Return the share of the allowed time that is over; 0 without a limit."""
-        minutes = self.config.max_minutes
-        return self.elapsed_s / (60 * minutes) if minutes else 0.0
+        """Return the share of the allowed time that was over at the last look; 0 without a limit.
+
+        All processes look at the clock of the first: rates that differ would part their weights.
+        """
+        return self.over
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -309,9 +321,10 @@ class _Keeper(Callback):  # type: ignore[misc]
         measured.train()
 
     def _late(self, trainer: lightning.Trainer) -> bool:
-        return self.config.max_minutes is not None and bool(
-            trainer.strategy.broadcast(self.clock() >= 1)
-        )
+        if self.config.max_minutes is None:
+            return False
+        self.over = trainer.strategy.broadcast(self.elapsed_s / (60 * self.config.max_minutes))
+        return self.over >= 1
 
     def _averaged(self, measured: Recogniser) -> Recogniser:
         """Return the mean of the last epochs' weights, in a copy that nothing trains."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from speechkit.asr.hypothesis import Hypothesis, Word
 
@@ -70,9 +70,11 @@ def to_ctm(hypothesis: Hypothesis, *, recording: str, channel: str = "1") -> str
 def to_textgrid(hypothesis: Hypothesis, *, duration_s: float) -> str:
     """Return a TextGrid with one tier of words, whose intervals tile [0, duration_s].
 
-    Silences are intervals without text. The tier is longer than ``duration_s`` if a word is.
+    Silences are intervals without text. The last frame of a model may reach beyond the end of the
+    recording; words are cut there, so that the tier is longer only if a word begins later.
     """
-    intervals = _tiles(_ordered(hypothesis.words), duration_s)
+    words = [replace(w, end_s=min(w.end_s, duration_s)) for w in hypothesis.words]
+    intervals = _tiles(_ordered(words), duration_s)
     end_s = intervals[-1].end_s
     lines = [
         'File type = "ooTextFile"',

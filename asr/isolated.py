@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from speechkit.errors import RequestError
+from speechkit.errors import RequestError, is_out_of_memory
 
 GIB = 1 << 30
 _POLL_S = 0.05
@@ -94,9 +94,8 @@ def _serve(
     try:
         result = Outcome(function(*arguments), peak_bytes=own_peak_bytes())
     except (RuntimeError, MemoryError) as error:
-        if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
-            result = error
-        else:
+        result = error
+        if is_out_of_memory(error):
             result = Outcome(stopped="out of memory", peak_bytes=own_peak_bytes())
     except Exception as error:
         result = error  # raised by who asked

@@ -179,9 +179,12 @@ class Recogniser(nn.Module):
 
 
 def reference_of(cut: Cut, normaliser: Normaliser) -> str | None:
-    """Return ``text_norm`` as it stands if a cut has it, else its normalised text, or None."""
+    """Return a cut's ``text_norm`` as it stands, but for its spaces, else its normalised text.
+
+    None if it has neither.
+    """
     custom = (cut.supervisions[0].custom or {}) if cut.supervisions else {}
     if custom.get("text_norm") is not None:
-        return str(custom["text_norm"])
+        return " ".join(str(custom["text_norm"]).split())
     text = manifests.text_of(cut)
     return None if text is None else normaliser(text)

@@ -280,6 +280,7 @@ def _report(
         "utterances": {name: len(part.utterances) for name, part in parts.items()},
         "hours": {name: sum(c.duration for c in part.cuts) / 3600 for name, part in parts.items()},
         "left_out": {name: part.dropped for name, part in parts.items()},
+        "config": dataclasses.asdict(config),
         **provenance(
             seed=config.seed,
             data={"training": manifests.fingerprint(training), "dev": manifests.fingerprint(dev)},

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import soundfile
 from rich.console import Console
 from rich.progress import Progress
 
@@ -16,7 +17,7 @@ from speechkit.asr.decoding import DecodingConfig
 from speechkit.asr.hypothesis import Hypothesis
 from speechkit.asr.transcriber import Transcriber
 from speechkit.audio import SAMPLE_RATE, Audio, as_float, resample
-from speechkit.errors import AudioError, RequestError
+from speechkit.errors import AudioError, JobError, RequestError
 from speechkit.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 Format = Literal["txt", "json", "srt", "ctm", "textgrid"]
 
 _STDIN = "-"
+# of files that are no raw PCM
+_HEADERS = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM")
 # a folder's files with these names are audio
 _SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff"}
 
@@ -50,13 +53,16 @@ def transcribe(
         txt: text alone; json: tokens, times and confidences, a line a file unless with out; srt:
         captions; ctm and textgrid: times of words.
     out
-        a folder that gets a file for each recording, by its name; without it all is printed.
+        a folder that gets a file for each recording, by its name, which is that below the folder
+        given, with the folder's own name in front where several are given; without it all is
+        printed.
     rate
         samples per second of the PCM on standard input.
     """
     if rate <= 0:
         raise RequestError(f"rate {rate}: must be positive")
-    recordings = dict(_recordings(files))
+    recordings = list(_recordings(files))
+    paths = _paths([name for name, _ in recordings], format, out)
     transcriber = Transcriber.load(model, config)
     if transcriber.recogniser.inputs.frontend is None:
         raise RequestError(
@@ -65,14 +71,19 @@ def transcribe(
     failed = []
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        for name, source in progress.track(list(recordings.items()), description="transcribing"):
+        for (name, source), path in progress.track(
+            list(zip(recordings, paths, strict=True)), description="transcribing"
+        ):
             try:
-                hypothesis = _transcribe(transcriber, source, rate)
-            except AudioError as error:
+                hypothesis, duration_s = _transcribe(transcriber, source, rate)
+            except JobError as error:
                 failed.append(name)
                 logger.warning("%s", error)
                 continue
-            _deliver(hypothesis, name, format, out=out, alone=len(recordings) == 1)
+            if path is not None:
+                write_text(path, render(hypothesis, format, name, duration_s))
+            else:
+                _print(hypothesis, name, format, duration_s, alone=len(recordings) == 1)
     if failed:
         shown = ", ".join(failed)
         logger.warning("%d of %d not transcribed: %s", len(failed), len(recordings), shown)
@@ -80,7 +91,11 @@ def transcribe(
 
 
 def _recordings(files: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield (name, path or -), folders being searched; a name is a path below its folder."""
+    """Yield (name, path or -), folders being searched.
+
+    A name is a path below its folder, with the folder's own name in front if there are several
+    inputs.
+    """
     for file in files:
         path = Path(file)
         if file == _STDIN or not path.is_dir():
@@ -91,54 +106,80 @@ def _recordings(files: list[str]) -> Iterator[tuple[str, str]]:
             raise RequestError(
                 f"{file}: holds no file that ends in {', '.join(sorted(_SUFFIXES))}; name files"
             )
-        yield from ((p.relative_to(path).as_posix(), str(p)) for p in found)
+        front = Path() if len(files) == 1 else Path(path.name)
+        yield from ((str(front / p.relative_to(path).as_posix()), str(p)) for p in found)
 
 
-def _transcribe(transcriber: Transcriber, source: str, rate: int) -> Hypothesis:
+def _paths(names: list[str], form: Format, out: Path | None) -> list[Path | None]:
+    """Return the file of each transcript below ``out``, or None for each that is printed.
+
+    Raises
+    ------
+    RequestError
+        if two transcripts would be one file.
+    """
+    if out is None:
+        return [None] * len(names)
+    suffix = {"textgrid": "TextGrid"}.get(form, form)
+    owners: dict[Path, str] = {}
+    for name in names:
+        path = Path(name)
+        # nothing is written outside of the folder
+        inside = Path(path.name) if path.is_absolute() or ".." in path.parts else path
+        file = out / inside.with_name(f"{inside.name}.{suffix}")
+        if file in owners:
+            raise RequestError(
+                f"{owners[file]} and {name}: would both be written to {file}; give the folder that "
+                "holds both, or transcribe them into different folders"
+            )
+        owners[file] = name
+    return list(owners)
+
+
+def _transcribe(transcriber: Transcriber, source: str, rate: int) -> tuple[Hypothesis, float]:
+    """Return the transcript and the recording's length in seconds."""
     if source != _STDIN:
-        return transcriber.transcribe(source)
+        return transcriber.transcribe(source), soundfile.info(source).duration
     frontend = transcriber.recogniser.inputs.frontend
     assert frontend is not None
     audio = _standard_input()
-    return transcriber.transcribe(resample(audio, rate, frontend.config.sample_rate))
+    heard = resample(audio, rate, frontend.config.sample_rate)
+    return transcriber.transcribe(heard), len(audio) / rate
 
 
 def _standard_input() -> Audio:
     data = sys.stdin.buffer.read()
+    if data.startswith(_HEADERS):
+        raise AudioError(
+            "standard input: is a file with a header; give raw 16-bit PCM, or the file by its name"
+        )
     if len(data) % 2:
         raise AudioError("standard input: ends in half a sample; give 16-bit PCM")
     return as_float(np.frombuffer(data, dtype="<i2").astype(np.int16))
 
 
-def _deliver(
-    hypothesis: Hypothesis, name: str, form: Format, *, out: Path | None, alone: bool
+def _print(
+    hypothesis: Hypothesis, name: str, form: Format, duration_s: float, *, alone: bool
 ) -> None:
-    """Write a transcript to its file, or print it, with its name if it is one of several."""
-    if out is not None:
-        suffix = {"textgrid": "TextGrid"}.get(form, form)
-        path = Path(name)
-        if path.is_absolute():
-            path = Path(path.name)
-        write_text(out / path.with_name(f"{path.name}.{suffix}"), render(hypothesis, form, name))
-        return
+    """Print a transcript, with its name if it is one of several."""
     if form == "json":
         line = json.dumps({"file": name, **hypothesis.to_dict()}, ensure_ascii=False) + "\n"
     elif form == "txt" and not alone:
         line = f"{name}\t{hypothesis.text}\n"
     else:
-        line = ("" if alone or form == "ctm" else f"# {name}\n") + render(hypothesis, form, name)
+        head = "" if alone or form == "ctm" else f"# {name}\n"
+        line = head + render(hypothesis, form, name, duration_s)
     sys.stdout.write(line)
     sys.stdout.flush()
 
 
-def render(hypothesis: Hypothesis, form: Format, name: str) -> str:
-    """Return a transcript in a format."""
-    end_s = hypothesis.words[-1].end_s if hypothesis.words else 0.0
+def render(hypothesis: Hypothesis, form: Format, name: str, duration_s: float) -> str:
+    """Return the transcript of a recording of so many seconds in a format."""
     renderers: dict[Format, Callable[[], str]] = {
         "txt": lambda: formats.to_txt(hypothesis),
         "json": lambda: formats.to_json(hypothesis),
         "srt": lambda: formats.to_srt(hypothesis),
         "ctm": lambda: formats.to_ctm(hypothesis, recording=name),
-        "textgrid": lambda: formats.to_textgrid(hypothesis, duration_s=end_s),
+        "textgrid": lambda: formats.to_textgrid(hypothesis, duration_s=duration_s),
     }
     return renderers[form]()

@@ -4,6 +4,7 @@ Shapes: N samples, T frames of features, F features a frame, U frames of the enc
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -17,12 +18,12 @@ from torch import Tensor
 
 from speechkit import ctc, ctc_beam, manifests
 from speechkit.asr import alignment
-from speechkit.asr.decoding import DecodingConfig, pieces_at_blanks, scorer_of, with_own_lm
+from speechkit.asr.decoding import DecodingConfig, pieces_at_blanks, resolved, scorer_of
 from speechkit.asr.hypothesis import Hypothesis
 from speechkit.asr.recogniser import Recogniser
 from speechkit.audio import Audio, as_float, chunks, load_cut
 from speechkit.ctc_beam import BeamConfig
-from speechkit.errors import AudioError, RequestError
+from speechkit.errors import AudioError, JobError, RequestError, is_out_of_memory
 from speechkit.features import Inputs
 from speechkit.stored_features import StoredFeatures
 
@@ -34,7 +35,6 @@ _SILENT_PEAK = 6e-5
 _READ_S = 30.0
 # beam search takes pieces of a long recording, cut where the blank is surest
 _PIECE_S = 60.0
-_SEARCH_BEAM = 16
 # dense attention reads no more at a time unless it is told to
 _DENSE_CHUNK_S = 30.0
 
@@ -44,8 +44,8 @@ class Transcriber:
 
     def __init__(self, recogniser: Recogniser, config: DecodingConfig = DecodingConfig()) -> None:
         self.recogniser = recogniser.eval()
-        self.config = config
-        self.scorer = scorer_of(config, recogniser)
+        self.config = resolved(config)
+        self.scorer = scorer_of(self.config, recogniser)
 
     @classmethod
     def load(cls, folder: Path | str, config: DecodingConfig = DecodingConfig()) -> Self:
@@ -58,7 +58,7 @@ class Transcriber:
         """
         recogniser = Recogniser.load(folder)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(recogniser.to(device), with_own_lm(config, Path(folder)))
+        return cls(recogniser.to(device), resolved(config, Path(folder)))
 
     def transcribe(self, recording: Recording) -> Hypothesis:
         """Return the transcript of a recording; an empty one where there is nothing to hear.
@@ -74,6 +74,8 @@ class Transcriber:
         ------
         AudioError
             if it cannot be read, or holds NaN.
+        JobError
+            if memory runs out.
         """
         return self.decode(self.log_probs(recording))
 
@@ -100,7 +102,15 @@ class Transcriber:
             speakers=[speaker],
             statistics=recogniser.statistics,
         )
-        pieces = [self._encode(features, *span) for span in self._spans(len(raw))]
+        try:
+            pieces = [self._encode(features, *span) for span in self._spans(len(raw))]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise JobError(
+                f"{_name(recording)}: memory ran out over {len(raw) * recogniser.inputs.hop_s:.0f} "
+                "s of audio: set chunk_s, or lower it"
+            ) from error
         return torch.cat(pieces).float().log_softmax(dim=-1).cpu()
 
     def _encode(self, features: Tensor, start: int, end: int, keep: slice) -> Tensor:
@@ -168,14 +178,21 @@ class Transcriber:
             return ()
         if not self.config.searches:
             return ctc.greedy(log_probs)[0].tokens
-        beam = self.config.beam if self.config.beam > 1 else _SEARCH_BEAM
         tokens: list[int] = []
         frames = round(_PIECE_S / self.recogniser.frame_s)
+        config = BeamConfig(beam=self.config.beam or 1, nbest=1)
         for piece in pieces_at_blanks(log_probs, frames):
-            config = BeamConfig(beam=beam, nbest=1)
-            found = ctc_beam.beam_search(piece, config=config, scorer=self.scorer)[0][0].tokens
+            best = ctc_beam.beam_search(piece, config=config, scorer=self.scorer)[0][0]
+            found = best.tokens if best.score > -math.inf else self._whole_words(best.tokens)
             tokens += self._spaced(tokens, found)
         return tuple(tokens)
+
+    def _whole_words(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the tokens without the last word, at whose end the scorer forbids to stop."""
+        starts = [
+            i for i, token in enumerate(tokens) if self.recogniser.tokenizer.starts_word(token)
+        ]
+        return tokens[: starts[-1]] if starts else ()
 
     def _spaced(self, before: list[int], after: tuple[int, ...]) -> tuple[int, ...]:
         """Return the tokens of a piece, with a space in front if it must be told from the last."""
@@ -216,6 +233,13 @@ def _as_features(recording: Recording, bands: int) -> Tensor:
     if not np.isfinite(array).all():
         raise AudioError("features hold NaN or infinity")
     return torch.from_numpy(array)
+
+
+def _name(recording: Recording) -> str:
+    """Return what a message calls a recording."""
+    if isinstance(recording, Cut):
+        return str(recording.id)
+    return str(recording) if isinstance(recording, Path | str) else "samples"
 
 
 def _holds_nothing(path: Path | str) -> bool:

@@ -162,9 +162,8 @@ def check(
     kept, dropped = [], {}
     for id_, (cut, text) in texts.items():
         tokens = tuple(recogniser.tokenizer.encode(text or ""))
-        frames = recogniser.network.output_lengths(
-            torch.tensor([int(cut.duration / fastest / recogniser.inputs.hop_s)])
-        )
+        heard = recogniser.inputs.frame_count(cut, speed=fastest)
+        frames = recogniser.network.output_lengths(torch.tensor([heard]))
         needed = ctc.frames_needed(tokens)
         if text is None:
             dropped[id_] = "no text"

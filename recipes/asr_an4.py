@@ -78,7 +78,7 @@ def asr_an4(*, root: Path, out: Path, config: TrainConfig = SMALL_DATA) -> None:
     lm = kneser_ney.train([recogniser.reference(cut) or "" for cut in training], order=2)
     lm.save(out / "lm.arpa")
     chosen = choose_weights(recogniser, list(dev), out / "lm.arpa")
-    weights = {"lm_weight": chosen.lm_weight, "word_bonus": chosen.word_bonus}
+    weights = {"lm_weight": chosen.lm_weight or 0.0, "word_bonus": chosen.word_bonus or 0.0}
     attach_language_model(out / "model", lm, **weights)
     for folder, decoding in ((out, DecodingConfig(own_lm=False)), (out / "lm", chosen)):
         transcriber = Transcriber(recogniser, decoding)

@@ -26,6 +26,9 @@ INT16_SCALE = 32_768.0
 # manifests round durations to milliseconds, so that a file may end this much early
 _ROUNDING_S = 0.002
 
+# integers of 32 bits that were not scaled; energies of more would overflow
+_LOUDEST = 2.0**31
+
 _PROMISED = re.compile(r"^\s*(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_SIZE = 0x7FFFF000
 
@@ -38,7 +41,8 @@ def as_float(samples: ArrayLike) -> Audio:
     Raises
     ------
     AudioError
-        if the array is not one-dimensional, is of another type, or holds NaN or infinity.
+        if the array is not one-dimensional, is of another type, or holds NaN or numbers that are
+        no samples.
     """
     array = np.asarray(samples)
     if array.ndim != 1:
@@ -50,8 +54,7 @@ def as_float(samples: ArrayLike) -> Audio:
     if not np.issubdtype(array.dtype, np.floating):
         raise AudioError(f"samples of type {array.dtype}: give int16, or floats in [-1, 1]")
     audio = array.astype(np.float32)
-    if not np.isfinite(audio).all():
-        raise AudioError("samples hold NaN or infinity")
+    _refuse_nonsense(audio, "the array")
     return audio
 
 
@@ -210,11 +213,18 @@ def _refuse_truncated(file: soundfile.SoundFile, path: Path) -> None:
 
 
 def _mono(samples: NDArray[Any], name: Path | str) -> Audio:
-    """Mix (samples, channels) to one channel, and refuse NaN."""
+    """Mix (samples, channels) to one channel, and refuse what cannot be sound."""
     audio = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
+    _refuse_nonsense(audio, name)
+    return np.ascontiguousarray(audio, dtype=np.float32)
+
+
+def _refuse_nonsense(audio: NDArray[Any], name: Path | str) -> None:
     if not np.isfinite(audio).all():
         raise AudioError(f"{name}: holds NaN or infinite samples")
-    return np.ascontiguousarray(audio, dtype=np.float32)
+    peak = np.abs(audio).max(initial=0.0)
+    if peak > _LOUDEST:
+        raise AudioError(f"{name}: samples of {peak:.3g}; floats are in [-1, 1]: is it damaged?")
 
 
 def _reason(error: Exception) -> str:

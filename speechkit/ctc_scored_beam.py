@@ -89,6 +89,7 @@ class _Node(Generic[State]):
     __slots__ = (
         "bonus",
         "children",
+        "ending",
         "in_blank",
         "in_label",
         "last",
@@ -107,6 +108,7 @@ class _Node(Generic[State]):
         self.bonus = bonus
         self.state = state
         self.children: dict[int, _Node[State] | None] = {}
+        self.ending: float | None = None
         self.in_blank = self.in_label = self.next_blank = self.next_label = 0.0
         self.listed = False
 
@@ -117,6 +119,12 @@ class _Node(Generic[State]):
         child = None if total == -math.inf else _Node(self, token, total, state)
         self.children[token] = child
         return child
+
+    def end(self, scorer: Scorer[State]) -> float:
+        """Return what ending here adds to the score; -inf where the scorer forbids it."""
+        if self.ending is None:
+            self.ending = scorer.finish(self.state)
+        return self.ending
 
     def settle(self, scale: float) -> None:
         """Make the masses of the frame worked on the present ones."""
@@ -155,12 +163,25 @@ def search_with(
         for node in candidates:
             node.settle(2.0**-shift)
         if len(candidates) > config.beam:
-            candidates = heapq.nlargest(config.beam, candidates, key=_Node.rank)
+            candidates = _best(candidates, config.beam, scorer)
         beam = candidates
-    ends = [(node.rank() + scorer.finish(node.state) + log_scale, node.tokens()) for node in beam]
+    ends = [(node.rank() + node.end(scorer) + log_scale, node.tokens()) for node in beam]
     finished = [end for end in ends if end[0] > -math.inf]
     best = heapq.nlargest(config.nbest or config.beam, finished or ends)
     return [(tokens, score) for score, tokens in best]
+
+
+def _best(candidates: list[_Node[State]], beam: int, scorer: Scorer[State]) -> list[_Node[State]]:
+    """Return the best prefixes, the best that may end here among them.
+
+    A beam full of beginnings of words would have nothing to say if the clip ended. So there is one
+    prefix more than asked for, unless one of them may end anyway.
+    """
+    kept = heapq.nlargest(beam, candidates, key=_Node.rank)
+    if not any(node.end(scorer) > -math.inf for node in kept):
+        whole = [node for node in candidates if node.end(scorer) > -math.inf]
+        kept += heapq.nlargest(1, whole, key=_Node.rank)
+    return kept
 
 
 def _spread(

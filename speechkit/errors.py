@@ -19,3 +19,14 @@ class JobError(SpeechkitError, RuntimeError):
 
 class AudioError(JobError):
     """A piece of audio cannot be used; the message names it and the reason."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that the memory, of the machine or of a GPU, ran out."""
+    text = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's, which this file does not load
+        or "out of memory" in text
+        or "can't allocate memory" in text
+    )

@@ -4,6 +4,7 @@ Shapes: B utterances, N samples, T frames, F features in, D features out (F for 
 deltas). What lies beyond an utterance's length does not count, and comes out as 0.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -22,6 +23,8 @@ from speechkit.stored_features import StoredFeatures, load_features
 # a feature that hardly changes is not blown up
 _SMALLEST_DEVIATION = 1e-5
 _HIGHEST_ORDER = 2
+# of a sample or frame, in what should be whole numbers of them
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +106,14 @@ class Inputs(nn.Module):
     def _stored(self) -> StoredFeatures:
         assert self.stored is not None
         return self.stored
+
+    def frame_count(self, cut: Cut, *, speed: float = 1.0) -> int:
+        """Return the frames of a cut that is played so many times as fast, at the least."""
+        if self.frontend is None:
+            return math.floor(cut.num_frames / speed + 0.5 - _ROUNDING)
+        config = self.frontend.config
+        samples = cut.duration * config.sample_rate / speed
+        return int(config.frame_count(math.floor(samples + _ROUNDING)))
 
     def load(self, cut: Cut) -> Tensor:
         """Return what `forward` takes of one cut: audio (N,), or features (T, F), float32.

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import Callback
 
 from speechkit.errors import JobError
@@ -112,13 +111,3 @@ def rewind_log(trainer: lightning.Trainer, out: Path) -> None:
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
     kept = [line for line in lines if json.loads(line)["step"] <= trainer.global_step]
     path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that the memory, of the machine or of a GPU, ran out."""
-    text = str(error).lower()
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or "out of memory" in text
-        or "can't allocate memory" in text
-    )

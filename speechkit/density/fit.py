@@ -35,11 +35,10 @@ from speechkit.density.optimisation import (
     rate,
 )
 from speechkit.density.scoring import score, share, spread, total
-from speechkit.errors import JobError, RequestError
+from speechkit.errors import JobError, RequestError, is_out_of_memory
 from speechkit.presets import Recipe
 from speechkit.seeds import seed_of
 from speechkit.training import (
-    is_out_of_memory,
     make_trainer,
     rewind_log,
     run,

@@ -7,7 +7,7 @@ import torch
 
 from speechkit.asr import alignment
 from speechkit.asr.alignment import align, timed, words_of
-from speechkit.asr.tokenizer import Characters, SentencePieces
+from speechkit.asr.tokenizer import Bytes, Characters, SentencePieces
 from speechkit.errors import JobError
 
 TOKENIZER = Characters(" abct")
@@ -74,6 +74,18 @@ def test_words():
     assert first.confidence == pytest.approx(0.9)
     assert second.confidence == pytest.approx(0.4)
     assert words_of(spans, TOKENIZER, confidence="mean")[1].confidence == pytest.approx(0.65)
+
+
+def test_words_are_those_of_the_text_whatever_white_space_bytes_spell():
+    tokenizer = Bytes()
+    text = "a\u00a0b\tcd  e \t f\u3000"
+    spans = [
+        alignment.TokenSpan(token, at, at + 1.0, at + 0.5, 0.9)
+        for at, token in enumerate(tokenizer.encode(text))
+    ]
+    words = [word.text for word in words_of(spans, tokenizer)]
+    assert words == ["a", "b", "cd", "e", "f"]
+    assert words == tokenizer.decode(span.token for span in spans).split()
 
 
 def test_words_of_pieces():

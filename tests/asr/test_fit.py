@@ -3,6 +3,10 @@
 import dataclasses
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +18,7 @@ from speechkit.asr.optimisation import FitConfig
 from speechkit.asr.train import TrainConfig, set_aside, train, train_recogniser
 from speechkit.asr.utterances import AugmentConfig, Material, Utterances, check
 from speechkit.batching import BatchConfig, CutBatch
-from speechkit.errors import JobError, RequestError
+from speechkit.errors import AudioError, JobError, RequestError
 from speechkit.specaugment import SpecAugmentConfig
 from tests.asr.speech import SMALL, SMALL_RECURRENT, recogniser
 
@@ -152,6 +156,59 @@ def test_memory_running_out_names_the_setting(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(Utterances, "__getitem__", exhausted)
     with pytest.raises(JobError, match=r"batches\.max_s"):
         run(corpus, tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_audio_that_breaks_is_one_line(tmp_path, workers):
+    from tests.asr.speech import write_corpus
+
+    own = write_corpus(tmp_path, clips=3), tmp_path
+    config = dataclasses.replace(QUICK, workers=workers)
+    model = recogniser()
+    ready = material(own, model)
+    for path in tmp_path.glob("*.wav"):
+        path.write_bytes(path.read_bytes()[:2_000])
+    with pytest.raises(AudioError, match=r"^\S+\.wav: truncated: [^\n]+$"):
+        fit(model, ready, config=config, out=tmp_path / "out")
+
+
+DISTRIBUTED = """
+import dataclasses, sys
+from pathlib import Path
+import torch
+from speechkit.asr import fit
+from tests.asr.speech import write_corpus
+from tests.asr.test_fit import QUICK, run
+out, rank = Path(sys.argv[1]), os.environ["RANK"]
+fit._Training.on_train_end = lambda self: torch.save(self.recogniser.state_dict(), out / rank)
+corpus = write_corpus(out / f"corpus-{rank}"), out
+limited = dataclasses.replace(QUICK, epochs=400, max_minutes=0.1, devices=2, strategy="ddp")
+run(corpus, out / "run", config=limited)
+print("what follows is done once")
+"""
+
+
+@pytest.mark.slow
+def test_processes_with_a_time_limit_keep_equal_weights(tmp_path):
+    (tmp_path / "two.py").write_text("import os" + DISTRIBUTED)
+    (tmp_path / "corpus-0").mkdir()
+    (tmp_path / "corpus-1").mkdir()
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, tmp_path / "two.py", tmp_path],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("what follows") == 1
+    first, second = (torch.load(tmp_path / rank) for rank in "01")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert len(log_of(tmp_path / "run")) > 1
 
 
 def test_what_cannot_be_learnt_is_dropped_and_named(corpus):

@@ -12,7 +12,7 @@ from speechkit.asr.fusion import Lexicon, Sum, WordLanguageModel, check_vocabula
 from speechkit.asr.ngram import NGramModel
 from speechkit.asr.normaliser import Normaliser
 from speechkit.asr.tokenizer import Bytes, Characters, SentencePieces
-from speechkit.ctc_beam import beam_search
+from speechkit.ctc_beam import BeamConfig, beam_search
 from speechkit.errors import RequestError
 
 TEXTS = ["the cat sat", "the café is shut", "a cat is a cat", "cats sat"] * 2
@@ -111,6 +111,22 @@ def test_beam_search_heeds_them():
     assert best(Lexicon(["the", "cat", "hat"], tokenizer)) == "the cat hat"
     both = Sum(WordLanguageModel(MODEL, tokenizer), Lexicon(["the", "cat"], tokenizer))
     assert set(best(both).split()) <= {"the", "cat"}
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=lambda t: t.kind)
+@pytest.mark.parametrize("beam", [1, 4, 16])
+def test_what_is_found_ends_on_a_word(tokenizer, beam):
+    words = ["café", "cats", "sat", "shut"]
+    generator = torch.Generator().manual_seed(0)
+    for text in ("the cat sat", "a caf", "cats shu", "s", ""):
+        heard = torch.tensor([0, *(t for token in tokenizer.encode(text) for t in (token, 0))])
+        logits = 6 * torch.nn.functional.one_hot(heard, tokenizer.size)
+        logits = logits + torch.randn(logits.shape, generator=generator)
+        (found,) = beam_search(
+            logits, config=BeamConfig(beam=beam), scorer=Lexicon(words, tokenizer)
+        )
+        assert all(math.isfinite(hypothesis.score) for hypothesis in found)
+        assert {w for h in found for w in tokenizer.decode(h.tokens).split()} <= set(words)
 
 
 def test_another_vocabulary_is_refused():

@@ -1,7 +1,13 @@
 """Transcribing: any recording there may be, in one pass, in chunks, in pieces."""
 
 import dataclasses
+import io
 import json
+import math
+import re
+import shutil
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +21,7 @@ from speechkit.asr import DecodingConfig, Recogniser, Transcriber
 from speechkit.asr.decoding import pieces_at_blanks
 from speechkit.asr.scoring import Transcript, score
 from speechkit.audio import SAMPLE_RATE, load, write_wav
-from speechkit.errors import AudioError, RequestError
+from speechkit.errors import AudioError, JobError, RequestError
 from tests.asr.speech import SMALL, recogniser
 
 
@@ -83,6 +89,8 @@ def test_a_clip_shorter_than_a_frame(trained, searching):
 def test_what_is_no_audio_is_named(transcriber, tmp_path):
     with pytest.raises(AudioError, match="NaN"):
         transcriber.transcribe(np.full(100, np.nan))
+    with pytest.raises(AudioError, match=r"1e\+25"):
+        transcriber.transcribe(np.full(9_000, 1e25))
     (tmp_path / "x.wav").write_text("not audio")
     with pytest.raises(AudioError, match=r"x\.wav"):
         transcriber.transcribe(tmp_path / "x.wav")
@@ -128,6 +136,23 @@ def test_dense_encoders_take_chunks_by_themselves():
     assert len(list(sparse._spans(long))) == 1
 
 
+@pytest.mark.parametrize(
+    ("patterns", "one_pass"),
+    [
+        (("Local(64)", "Strided(64)"), True),
+        (("Merged(Local(64), Strided(64))", "Fixed(64, 4)"), True),
+        (("Local(64)", "Dense()"), False),
+        (("Merged(Dense(), Local(8))",), False),
+        (("PerHead(Dense(), Local(8))",), False),
+        (("Strided(1)",), False),
+        (("Fixed(8, 8)",), False),
+    ],
+)
+def test_what_is_nearly_dense_counts_as_dense(patterns, one_pass):
+    config = dataclasses.replace(SMALL, patterns=patterns)
+    assert recogniser(config).network.in_one_pass == one_pass
+
+
 def test_a_lexicon_and_a_language_model_are_obeyed(trained, corpus, tmp_path):
     from speechkit.asr import kneser_ney
 
@@ -144,6 +169,48 @@ def test_a_lexicon_and_a_language_model_are_obeyed(trained, corpus, tmp_path):
     only = Transcriber.load(trained, DecodingConfig(lexicon=tmp_path / "other.txt"))
     found = {word for cut in cuts for word in only.transcribe(cut).text.split()}
     assert found <= {"dd"}
+
+
+def test_where_nothing_whole_is_left_the_last_word_goes(trained, monkeypatch):
+    """As where all legal hypotheses have vanished among the smallest numbers there are."""
+    from speechkit import ctc_beam
+
+    transcriber = Transcriber.load(trained, DecodingConfig(beam=2))
+    tokens = tuple(transcriber.recogniser.tokenizer.encode("ab cd a"))
+    marked = ctc_beam.Hypothesis(tokens, -3.0, -math.inf)
+    monkeypatch.setattr(ctc_beam, "beam_search", lambda *_, **__: [[marked]])
+    log_probs = torch.zeros(10, transcriber.recogniser.tokenizer.size)
+    assert transcriber.recogniser.text_of(transcriber._tokens(log_probs)) == "ab cd"
+
+
+def test_given_weights_override_those_of_the_models_own_language_model(trained, tmp_path):
+    from speechkit.asr import kneser_ney
+    from speechkit.asr.decoding import attach_language_model
+
+    folder = tmp_path / "model"
+    shutil.copytree(trained, folder)
+    attach_language_model(folder, kneser_ney.train(["ab cd"]), lm_weight=0.4, word_bonus=1.0)
+
+    def settings(**given):
+        config = Transcriber.load(folder, DecodingConfig(**given)).config
+        return config.beam, config.lm_weight, config.word_bonus
+
+    assert settings() == (16, 0.4, 1.0)
+    assert settings(lm_weight=3.0, beam=1) == (1, 3.0, 1.0)
+    assert settings(word_bonus=0.0) == (16, 0.4, 0.0)
+    assert settings(lm=folder / "lm.arpa") == (16, 0.5, 0.0)
+    assert settings(own_lm=False)[0] == 1
+
+
+def test_memory_that_runs_out_is_said_with_the_recording(transcriber, clip, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
+
+    monkeypatch.setattr(transcriber, "_encode", fail)
+    cut, path, _ = clip
+    for recording, name in ((cut, cut.id), (path, path)):
+        with pytest.raises(JobError, match=rf"{re.escape(name)}: memory ran out.*set chunk_s"):
+            transcriber.transcribe(recording)
 
 
 def test_a_language_model_of_other_words_is_refused(trained, tmp_path):
@@ -218,6 +285,32 @@ def test_the_verb_names_broken_files_and_goes_on(trained, corpus, tmp_path, caps
     assert json.loads((out / "deep" / "1.wav.json").read_text())["text"] == texts[1]
 
 
+def test_recordings_of_one_name_are_told_apart(trained, corpus, tmp_path, capsys, monkeypatch):
+    texts = []
+    for folder, cut in zip(("a", "b"), corpus[0], strict=False):
+        write_wav(tmp_path / folder / "1.wav", load(cut.recording.sources[0].source))
+        texts.append(cut.supervisions[0].text.lower())
+    folders = [tmp_path / "a", tmp_path / "b"]
+    assert transcribe(*folders, "--model", trained) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"{name}/1.wav\t{text}" for name, text in zip("ab", texts, strict=True)]
+    out = tmp_path / "out"
+    assert transcribe(*folders, "--model", trained, "--out", out) == 0
+    assert [(out / name / "1.wav.txt").read_text().strip() for name in "ab"] == texts
+    with pytest.raises(RequestError, match="would both be written to"):
+        transcribe(*(f / "1.wav" for f in folders), "--model", trained, "--out", tmp_path / "x")
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    assert transcribe("../a/1.wav", "--model", trained, "--out", "o") == 0
+    assert [p.as_posix() for p in Path().rglob("*.txt")] == ["o/1.wav.txt"]
+
+
+def test_a_textgrid_ends_with_the_recording(trained, tmp_path, capsys):
+    soundfile.write(tmp_path / "x.wav", np.zeros(2 * SAMPLE_RATE), SAMPLE_RATE)
+    assert transcribe(tmp_path / "x.wav", "--model", trained, "--format", "textgrid") == 0
+    assert "xmax = 2.000000" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("form", ["txt", "json", "srt", "ctm", "textgrid"])
 def test_formats(trained, clip, capsys, form):
     _, path, text = clip
@@ -232,14 +325,18 @@ def test_an_empty_folder_is_a_wrong_request(trained, tmp_path):
 
 
 def test_standard_input(trained, clip, capsys, monkeypatch):
-    import io
-    import types
-
     _, path, text = clip
     pcm = (load(path) * 32768).astype("<i2").tobytes()
     monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(pcm)))
     assert transcribe("-", "--model", trained) == 0
     assert capsys.readouterr().out == text + "\n"
+
+
+def test_a_file_with_a_header_is_no_raw_pcm(trained, clip, monkeypatch, caplog):
+    file = io.BytesIO(Path(clip[1]).read_bytes())
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=file))
+    assert transcribe("-", "--model", trained) == 1
+    assert "a file with a header" in caplog.text
 
 
 def test_a_folder_is_loaded_ready(trained):

@@ -54,6 +54,21 @@ def test_evaluate_names_what_it_leaves_out(trained, corpus, tmp_path):
         evaluate(model=trained, cuts=[manifests_path], out=tmp_path / "out")
 
 
+def test_evaluate_says_that_cuts_are_broken(trained, corpus, tmp_path):
+    rows = []
+    for cut in list(corpus[0])[:3]:
+        path = tmp_path / Path(cut.recording.sources[0].source).name
+        path.write_bytes(Path(cut.recording.sources[0].source).read_bytes())
+        text, duration = cut.supervisions[0].text, cut.duration
+        rows.append({"audio_filepath": path.name, "text": text, "duration": duration})
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {"model": trained, "cuts": [tmp_path / "some.jsonl"], "out": tmp_path / "out"}
+    assert evaluate(**given) == 0
+    path.write_text("no audio")
+    assert evaluate(**given) == 1
+    assert report_of(tmp_path / "out")["utterances"] == 2
+
+
 def test_align_finds_the_words(trained, corpus, tmp_path):
     cuts, folder = corpus
     assert align(model=trained, cuts=[folder / "manifest.jsonl"], out=tmp_path) == 0

@@ -238,10 +238,10 @@ def test_int16_is_scaled_and_floats_are_taken_as_they_are():
         (np.zeros(3, bool), "samples of type bool"),
         (np.zeros(3, complex), "samples of type complex128"),
         (["a"], "samples of type"),
-        ([0.0, np.nan], "hold NaN or infinity"),
-        ([np.inf], "hold NaN or infinity"),
+        ([0.0, np.nan], "holds NaN or infinite samples"),
+        ([np.inf], "holds NaN or infinite samples"),
         # finite, but not in single precision
-        (np.array([1e300]), "hold NaN or infinity"),
+        (np.array([1e300]), "holds NaN or infinite samples"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")

@@ -10,6 +10,7 @@ from speechkit import features, frontend, manifests
 from speechkit.audio import write_wav
 from speechkit.errors import AudioError, RequestError
 from speechkit.features import InputConfig, Inputs, Statistics, pad
+from speechkit.specaugment import change_speed
 from speechkit.stored_features import StoredFeatures, stored_form
 
 FORM = StoredFeatures(bands=5)
@@ -252,3 +253,22 @@ def test_the_form_of_stored_features(tmp_path):
     assert stored_form([bare]) is None
     with pytest.raises(RequestError, match="different features"):
         stored_form([*cuts, bare])
+
+
+@pytest.mark.parametrize("kaldi", [False, True])
+@pytest.mark.parametrize("samples", [100, 400, 3_200, 16_000, 16_159, 16_160])
+def test_frames_are_counted_before_they_are_there(tmp_path, kaldi, samples):
+    inputs = Inputs(frontend.LogMel(frontend.LogMelConfig(mels=20, kaldi=kaldi)))
+    write_wav(tmp_path / "x.wav", np.ones(samples, dtype=np.float32))
+    (tmp_path / "cuts.jsonl").write_text(json.dumps({"audio_filepath": "x.wav"}) + "\n")
+    (cut,) = manifests.read(tmp_path / "cuts.jsonl")
+    _, lengths = inputs(inputs.load(cut)[None], torch.tensor([samples]))
+    assert inputs.frame_count(cut) == int(lengths)
+
+
+@pytest.mark.parametrize("speed", [0.9, 1.0, 1.1, 1.5])
+def test_frames_of_stored_features_are_counted(tmp_path, speed):
+    inputs = Inputs(FORM)
+    for cut in stored(tmp_path, matrices(1, 7, 33)):
+        heard = change_speed(inputs.load(cut), speed)
+        assert 0 <= len(heard) - inputs.frame_count(cut, speed=speed) <= 1

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from speechkit.errors import JobError
-from speechkit.training import is_out_of_memory, rewind_log, write_line, write_state
+from speechkit.errors import JobError, is_out_of_memory
+from speechkit.training import rewind_log, write_line, write_state
 
 
 class Trainer(SimpleNamespace):
