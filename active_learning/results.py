@@ -51,6 +51,7 @@ class Results:
         if not results.cells:
             names = ", ".join(map(str, runs)) or "nothing given"
             raise RequestError(f"{names}: no results; give what `al simulate` wrote")
+        results._require_one_study()
         return results
 
     def add(self, row: Row, *, where: str) -> None:
@@ -68,6 +69,19 @@ class Results:
                 "compare runs of one experiment"
             )
 
+    def _require_one_study(self) -> None:
+        """Refuse rows that were measured with different settings."""
+        found: dict[str, str] = {}
+        for strategy, seeds in self.cells.items():
+            for seed, shares in seeds.items():
+                for share, row in shares.items():
+                    if "settings" in row:
+                        where = f"{strategy}, seed {seed}, share {share:g}"
+                        found.setdefault(str(row["settings"]), where)
+        if len(found) > 1:
+            places = "; ".join(f"{digest} ({where})" for digest, where in found.items())
+            raise RequestError(f"rows of different settings: {places}; compare those of one study")
+
     @property
     def strategies(self) -> list[str]:
         """Names of what had something to choose, in the order of their first rows."""
@@ -80,7 +94,7 @@ class Results:
     @property
     def metrics(self) -> list[str]:
         """Names of the numbers that rows hold beside those that say which row it is."""
-        known = {"strategy", "seed", "share", "clips", "seconds", "cell"}
+        known = {"strategy", "seed", "share", "clips", "seconds", "speakers", "cell"}
         return sorted(
             {
                 name

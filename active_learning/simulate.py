@@ -1,8 +1,10 @@
 """Simulated rounds: what a strategy's choice of clips is worth, with known transcripts for labels.
 
 The protocol of Huang et al. 2016: a base model scores the pool once, each strategy queries growing
-shares of it, and training goes on (or starts anew) with base and queried clips. Runs of one seed
-are paired: they share the split, the base model, and all that training draws.
+shares of it, and training goes on (or starts anew) with base and queried clips; so it does at a
+share of 0, with the base alone, that a curve shows what labels bring and not what training longer
+does. Runs of one seed are paired: they share the split, the base model, and all that training
+draws.
 
 Every trained model is a cell, with one row of results (`cells`); cells that have theirs are not
 trained again, and several processes may work on one folder if they are given different seeds.
@@ -14,6 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -39,6 +42,8 @@ M = TypeVar("M")
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
 _TARGET = re.compile(r"speechkit(\.[a-z_]+)+:[A-Za-z_]+")
 _EMBEDDING = "embedding"
+# rows of another one are not comparable: what a share of 0 means has changed once
+_PROTOCOL = 2
 
 
 class Fit(Protocol[M]):
@@ -63,6 +68,16 @@ class Split:
     base: Cuts
     pool: Cuts
     test: Cuts
+
+    def __post_init__(self) -> None:
+        parts = {"base": self.base, "pool": self.pool, "test": self.test}
+        ids = {name: {cut.id for cut in cuts} for name, cuts in parts.items()}
+        for one, other in combinations(ids, 2):
+            if shared := ids[one] & ids[other]:
+                raise RequestError(
+                    f"{len(shared)} clips are in {one} and in {other} ({min(shared)}): each may be "
+                    "in one of base, pool and test"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +144,7 @@ def simulate(
     if len(set(names)) < len(names):
         raise RequestError(f"queries {names}: give each one once")
     fixed = {name: value for name, value in asdict(config).items() if name != "shares"}
-    cells = Cells(out, {**fixed, **(settings or {})}, carried)
+    cells = Cells(out, {"protocol": _PROTOCOL, **fixed, **(settings or {})}, carried)
     cells.claim()
     for seed in seeds:
         run = _Run(split(seed), seed, fit, evaluate, out, config, cells)
@@ -235,7 +250,8 @@ class _Run:
     def base_and_whole(self) -> None:
         """Fill the cells that all strategies share."""
         if 0.0 in self.config.shares:
-            self._cell("base", 0.0, [], lambda: self.base_model)
+            continued = self.config.training == "continue"
+            self._cell("base", 0.0, [], None if continued else lambda: self.base_model)
         if 1.0 in self.config.shares:
             self._cell("whole", 1.0, list(self.split.pool))
 
@@ -286,6 +302,7 @@ class _Run:
             "share": share,
             "clips": len(queried),
             "seconds": sum(float(cut.duration) for cut in queried),
+            "speakers": len({manifests.speaker_of(cut) for cut in queried}),
             **self.evaluate(model, self.split.test),
         }
         kept = self.cells.add(cell, row)

@@ -58,7 +58,7 @@ def align(
                 logger.warning("%s: %s", cut.id, error)
                 continue
             suffix = "TextGrid" if format == "textgrid" else format
-            text = render(hypothesis, format, names[cut.id], cut.duration)
+            text = render(hypothesis, format, name=names[cut.id], duration_s=cut.duration)
             write_text(out / f"{names[cut.id]}.{suffix}", text)
     logger.info("%s: %d of %d cuts aligned", out, len(spoken) - failed, len(spoken))
     return 1 if failed else 0

@@ -12,14 +12,13 @@ from typing import Any
 
 from lhotse.cut import Cut
 
-from speechkit import manifests
-from speechkit.asr.evaluate import transcribe_cuts
+from speechkit import ctc, manifests
 from speechkit.asr.optimisation import FitConfig
 from speechkit.asr.recogniser import Recogniser
 from speechkit.asr.scoring import Transcript, score
 from speechkit.asr.train import TrainConfig, set_aside, train_recogniser
 from speechkit.asr.transcriber import Transcriber
-from speechkit.errors import JobError, RequestError
+from speechkit.errors import RequestError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,22 +34,23 @@ class RecogniserLearner:
     heard_h
         hours of audio that training hears, repetitions counted, from which the epochs follow: so
         models of few utterances and of many cost the same. None: ``epochs`` as they are.
-    further_h
-        the same of a model that goes on from another, which needs less; ``heard_h`` if not given.
     dev
         utterances to choose the best epoch on; a tenth of those to train on, if there are none.
+    also
+        utterances on which models are measured besides, as test_wer, test_cer and test_loss.
     """
 
     train: TrainConfig = TrainConfig()
     further: FitConfig | None = None
     heard_h: float | None = None
-    further_h: float | None = None
     dev: tuple[Cut, ...] = ()
+    also: tuple[Cut, ...] = ()
 
     def settings(self) -> dict[str, Any]:
         """Return all that models must share to be compared, as plain values."""
-        described = dataclasses.asdict(dataclasses.replace(self, dev=()))
-        return described | {"dev": manifests.fingerprint(self.dev)}
+        described = dataclasses.asdict(dataclasses.replace(self, dev=(), also=()))
+        cuts = {"dev": self.dev, "also": self.also}
+        return described | {name: manifests.fingerprint(part) for name, part in cuts.items()}
 
     def fit(
         self, cuts: Sequence[Cut], init: Recogniser | None, *, seed: int, out: Path
@@ -67,28 +67,21 @@ class RecogniserLearner:
         return recogniser
 
     def evaluate(self, model: Recogniser, cuts: Sequence[Cut]) -> dict[str, float]:
-        """Return wer and cer of cuts, transcribed greedily; the model is left as it is.
+        """Return wer, cer and loss of cuts, and of ``also``; the model is left as it is.
+
+        They are transcribed greedily; the loss is that of CTC, in nats a token. It is finer than
+        errors, of which a small test has few.
 
         Raises
         ------
         RequestError
             if no cut has a text.
         JobError
-            if one cannot be read, so that models would be measured on other cuts.
+            if one cannot be read: models would be measured on different cuts.
         """
-        listener = model.with_calibration(model.calibration)
-        references = {cut.id: listener.reference(cut) for cut in cuts}
-        spoken = [cut for cut in cuts if references[cut.id] is not None]
-        if not spoken:
-            raise RequestError(f"none of {len(cuts)} cuts has a text to compare with")
-        listener.hear(spoken)
-        found, broken = transcribe_cuts(Transcriber(listener), spoken)
-        if broken:
-            raise JobError(f"{len(broken)} cuts cannot be read: {next(iter(broken.values()))}")
-        scored = score(
-            Transcript(cut.id, references[cut.id] or "", found[cut.id].text) for cut in spoken
-        )
-        return {"wer": scored.words.rate, "cer": scored.characters.rate}
+        own = _errors(model, cuts)
+        besides = _errors(model, self.also) if self.also else {}
+        return own | {f"test_{name}": error for name, error in besides.items()}
 
     def _train(
         self, cuts: Sequence[Cut], init: Recogniser | None, seed: int, out: Path
@@ -103,13 +96,35 @@ class RecogniserLearner:
         )
 
     def _config(self, training: Sequence[Cut], seed: int, start: Path | None) -> TrainConfig:
-        optimisation, hours = self.train.fit, self.heard_h
+        optimisation = self.train.fit
         if start is not None:
-            optimisation, hours = self.further or optimisation, self.further_h or hours
-        if hours is not None:
-            epochs = round(3600 * hours / sum(cut.duration for cut in training))
+            optimisation = self.further or optimisation
+        if self.heard_h is not None:
+            epochs = round(3600 * self.heard_h / sum(cut.duration for cut in training))
             optimisation = dataclasses.replace(optimisation, epochs=max(1, epochs))
         return dataclasses.replace(self.train, fit=optimisation, seed=seed)
+
+
+def _errors(model: Recogniser, cuts: Sequence[Cut]) -> dict[str, float]:
+    listener = model.with_calibration(model.calibration)
+    references = {cut.id: listener.reference(cut) for cut in cuts}
+    spoken = [cut for cut in cuts if references[cut.id] is not None]
+    if not spoken:
+        raise RequestError(f"none of {len(cuts)} cuts has a text to compare with")
+    listener.hear(spoken)
+    transcriber = Transcriber(listener)
+    transcripts, nats, tokens = [], 0.0, 0
+    for cut in spoken:
+        reference = references[cut.id] or ""
+        log_probs = transcriber.log_probs(cut)
+        transcripts.append(Transcript(cut.id, reference, transcriber.decode(log_probs).text))
+        target = tuple(listener.tokenizer.encode(reference))
+        if ctc.feasible(len(log_probs), target):
+            nats -= float(ctc.log_likelihood(log_probs[None], [target])[0])
+            tokens += max(1, len(target))
+    scored = score(transcripts)
+    rates = {"wer": scored.words.rate, "cer": scored.characters.rate}
+    return rates | {"loss": nats / max(1, tokens)}
 
 
 RECOGNISER = RecogniserLearner()

@@ -57,6 +57,8 @@ class TrainConfig:
         "sparse": attention, configured by `sparse`; "recurrent": configured by `recurrent`.
     tokens, token_count
         characters, bytes, or so many SentencePiece pieces.
+    alphabet
+        characters to know beside those of the training texts: later labels may hold them.
     frontend
         for cuts without features of their own.
     max_unknown
@@ -68,6 +70,7 @@ class TrainConfig:
     recurrent: RecurrentConfig = RecurrentConfig()
     tokens: Literal["characters", "bytes", "sentencepiece"] = "characters"
     token_count: int = 500
+    alphabet: str = ""
     normaliser: Normaliser = Normaliser()
     frontend: dict[str, Any] = field(default_factory=lambda: {"type": "logmel", "mels": 80})
     inputs: InputConfig = InputConfig()
@@ -171,7 +174,7 @@ def new_recogniser(
     if init is not None:
         return Recogniser.load(init).train()
     found = (reference_of(cut, config.normaliser) for cut in training)
-    tokenizer = _tokenizer([text for text in found if text], config)
+    tokenizer = _tokenizer([text for text in [*found, config.alphabet] if text], config)
     inputs = Inputs(stored_form(training) or frontends.build(config.frontend), config.inputs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("weights", config.seed))

@@ -81,7 +81,7 @@ def transcribe(
                 logger.warning("%s", error)
                 continue
             if path is not None:
-                write_text(path, render(hypothesis, format, name, duration_s))
+                write_text(path, render(hypothesis, format, name=name, duration_s=duration_s))
             else:
                 _print(hypothesis, name, format, duration_s, alone=len(recordings) == 1)
     if failed:
@@ -168,12 +168,12 @@ def _print(
         line = f"{name}\t{hypothesis.text}\n"
     else:
         head = "" if alone or form == "ctm" else f"# {name}\n"
-        line = head + render(hypothesis, form, name, duration_s)
+        line = head + render(hypothesis, form, name=name, duration_s=duration_s)
     sys.stdout.write(line)
     sys.stdout.flush()
 
 
-def render(hypothesis: Hypothesis, form: Format, name: str, duration_s: float) -> str:
+def render(hypothesis: Hypothesis, form: Format, *, name: str, duration_s: float) -> str:
     """Return the transcript of a recording of so many seconds in a format."""
     renderers: dict[Format, Callable[[], str]] = {
         "txt": lambda: formats.to_txt(hypothesis),

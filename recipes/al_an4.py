@@ -1,17 +1,17 @@
 r"""Does active learning pay on AN4? A fifth of the utterances is the base, the rest the pool.
 
-    python recipes/al_an4.py --root FOLDER --out out/al_an4 --stage 1
-    python recipes/al_an4.py --root FOLDER --out out/al_an4 --stage 2 --seeds 8
+    python recipes/al_an4.py --root FOLDER --out out/al_an4
     speechkit al compare out/al_an4/stage-2 --out out/al_an4/stage-2/report
 
 Stage 1 tries every scorer at one share of the pool. Stage 2 compares a few, on fresh seeds, over
 all shares; its two forms of EGL are the best of stage 1, fixed in OUT/stage-2/forms.json before it
-starts. Eight speakers are held out to measure on, unless --test is given, and four more to choose
-epochs on. A cell takes 75 s of a core, a base model twice that. Processes may share a stage, each
-with other seeds (--first_seed). --cells FILE carries a study that outlasts a sitting.
+starts. Eight speakers are held out to measure on, and four more to choose epochs on; --test adds
+test_wer and test_cer, which choose nothing. It takes some ten hours of a core: processes may share
+a stage, each with its own --first_seed, and --cells FILE carries it on.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -46,22 +46,24 @@ SMALL = TrainConfig(
     spec_augment=SpecAugmentConfig(time_masks=2, time_width=20, frequency_share=0.2),
     batches=BatchConfig(max_s=16.0),
     augment=AugmentConfig(speeds=(0.9, 0.95, 1.0, 1.05, 1.1), vocal_tract=0.1),
-    fit=FitConfig(learning_rate=3e-3, warmup_steps=60, spec_augment_after=250, averaging=0.98),
+    fit=FitConfig(
+        learning_rate=3e-3, warmup_steps=60, spec_augment_after=250, averaging=0.98, epochs=60
+    ),
 )
-FURTHER = FitConfig(learning_rate=2e-3, warmup_steps=30, spec_augment_after=0, averaging=0.98)
+FURTHER = replace(SMALL.fit, learning_rate=2e-3, warmup_steps=30, spec_augment_after=0, epochs=20)
 
 
 def al_an4(
     *,
     root: Path,
     out: Path,
-    stage: Literal[1, 2] = 1,
+    stage: Literal[1, 2] | None = None,
     seeds: int | None = None,
     first_seed: int | None = None,
     test: Path | None = None,
     queries: list[str] | None = None,
-    heard_h: float = 8.0,
-    further_h: float = 4.0,
+    config: TrainConfig = SMALL,
+    further: FitConfig = FURTHER,
     cells: Path | None = None,
 ) -> None:
     """Simulate active learning on AN4; run again to go on.
@@ -71,32 +73,29 @@ def al_an4(
     root
         the folder with manifest.jsonl and feats.npz, or a manifest of the audio corpus.
     out
-        gets stage-1/ or stage-2/ with results.jsonl.
+        gets stage-1/ and stage-2/ with results.jsonl.
     stage
-        1: every scorer, 2 seeds, one share; 2: the chosen ones on fresh seeds, all shares.
-    seeds, first_seed
-        how many, counted from which; `STAGES` holds what is usual, and the shares of the pool.
+        1: every scorer, 2 seeds, one share; 2: the chosen ones on fresh seeds, all shares; or both.
+    seeds, first_seed, queries
+        how many seeds of the (last) stage, from which on, and strategies in place of its own.
     test
-        what to measure on, of ``root``'s form; give another ``out`` then.
-    queries
-        strategies in place of the stage's own.
-    heard_h, further_h
-        hours of audio, repetitions counted, that a base model hears, and one that goes on from it.
-    cells
-        a file of rows that were measured elsewhere and are not to be measured again; gets the new
-        ones.
+        what else to measure on, of ``root``'s form; give another ``out`` then.
+    config, further, cells
+        of a base model; what is different in those that go on from it; see `simulate`.
     """
-    folder = out / f"stage-{stage}"
+    if stage is None:
+        al_an4(root=root, out=out, stage=1, test=test, config=config, further=further)
+        stage = 2
     rest, held, _ = hold_out_speakers(an4.read(root, out / "cuts"), TEST_SPEAKERS)
     training, dev, _ = hold_out_speakers(rest, DEV_SPEAKERS)
-    measured = list(an4.read(test, out / "test") if test else held)
+    also = tuple(an4.read(test, out / "test")) if test else ()
+    train = replace(config, alphabet=manifests.alphabet(training))
+    learner = RecogniserLearner(train=train, further=further, dev=tuple(dev), also=also)
+    folder = out / f"stage-{stage}"
     first, count, shares = STAGES[stage]
     first = first if first_seed is None else first_seed
-    learner = RecogniserLearner(
-        train=SMALL, further=FURTHER, heard_h=heard_h, further_h=further_h, dev=tuple(dev)
-    )
     simulate(
-        lambda seed: divide(list(training), measured, base_share=BASE_SHARE, seed=seed),
+        lambda seed: divide(list(training), held, base_share=BASE_SHARE, seed=seed),
         queries=queries or _queries(stage, out),
         seeds=range(first, first + (seeds or count)),
         fit=learner.fit,
@@ -104,7 +103,7 @@ def al_an4(
         out=folder,
         config=SimulationConfig(shares=shares),
         carried=cells,
-        settings={**learner.settings(), "measured": manifests.fingerprint(measured)},
+        settings={**learner.settings(), "measured": manifests.fingerprint(held)},
     )
     print(f"next: speechkit al compare {folder} --out {folder / 'report'}")
 

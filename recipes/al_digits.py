@@ -3,11 +3,12 @@ r"""Does active learning pay on connected digits under noise? Clips of digits ar
     python recipes/al_digits.py --root FOLDER --out out/al_digits
     speechkit al compare out/al_digits/runs --out out/al_digits/report
 
-FOLDER holds a manifest of single digits with text and speaker, such as fsdd. A fifth of them is
-joined to the utterances that are measured, by clip; the others to base and pool.
+FOLDER holds a manifest of single digits with text and speaker, such as fsdd. Of ten folds by clip
+two are joined to utterances to measure on, one to those that choose epochs, the rest to the pool.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +32,17 @@ from speechkit.cli import run_recipe
 from speechkit.seeds import seed_of
 
 QUERIES = ("random", "longest", "entropy", "pctc", "true_gradient", "egl", "egl/per_second")
-MOST_DIGITS, GAP_S, SNR_DB, TEST_FOLDS, BASE_SHARE = 7, (0.02, 0.25), (-5.0, 25.0), 5, 0.1
+MOST_DIGITS, GAP_S, SNR_DB, BASE_SHARE = 7, (0.02, 0.25), (-5.0, 25.0), 0.1
+FOLDS, TEST, DEV, LEARNT = 10, range(2), range(2, 3), range(3, 10)
 SUBSAMPLING = SubsamplingConfig(kind="1d", channels=64)
 SMALL = TrainConfig(
     sparse=SparseConfig(subsampling=SUBSAMPLING, layers=2, width=64, patterns=("Local(32)",)),
     frontend={"type": "logmel", "mels": 40},
     batches=BatchConfig(max_s=40.0),
     augment=AugmentConfig(noise_probability=0.0),
-    fit=FitConfig(learning_rate=3e-3, warmup_steps=100, averaging=0.99),
+    fit=FitConfig(learning_rate=3e-3, warmup_steps=100, averaging=0.99, epochs=100),
 )
-FURTHER = FitConfig(learning_rate=1.5e-3, warmup_steps=30, spec_augment_after=0, averaging=0.99)
+FURTHER = replace(SMALL.fit, learning_rate=1.5e-3, warmup_steps=30, spec_augment_after=0, epochs=30)
 
 
 def al_digits(
@@ -52,7 +54,8 @@ def al_digits(
     utterances: int = 600,
     queries: list[str] | None = None,
     shares: tuple[float, ...] = SHARES,
-    heard_h: float = 6.0,
+    config: TrainConfig = SMALL,
+    further: FitConfig = FURTHER,
     cells: Path | None = None,
 ) -> None:
     """Join digits, simulate active learning; run again to go on.
@@ -67,20 +70,19 @@ def al_digits(
         joined for base and pool; a third as many to measure on, a tenth to choose epochs on.
     queries, shares
         strategies, and shares of the pool.
-    heard_h
-        hours of audio that each training hears, repetitions counted.
-    cells
-        a file of rows that were measured elsewhere; gets the new ones.
+    config, further, cells
+        see al_an4.py.
     """
     digits = list(manifests.read(root))
-    of = manifests.folds(digits, TEST_FOLDS, by="clip").of
-    learnt, held = [c for c in digits if of[c.id]], [c for c in digits if not of[c.id]]
-    training = join(learnt, utterances, out / "training")
-    dev = tuple(join(learnt, max(1, utterances // 10), out / "dev"))
-    test = list(join(held, max(1, utterances // 3), out / "test"))
-    learner = RecogniserLearner(train=SMALL, further=FURTHER, heard_h=heard_h, dev=dev)
+    of = manifests.folds(digits, FOLDS, by="clip").of
+    test, dev, training = (
+        list(join([c for c in digits if of[c.id] in folds], utterances // part, out / name))
+        for name, folds, part in (("test", TEST, 3), ("dev", DEV, 10), ("training", LEARNT, 1))
+    )
+    train = replace(config, alphabet=manifests.alphabet(training))
+    learner = RecogniserLearner(train=train, further=further, dev=tuple(dev))
     simulate(
-        lambda seed: divide(list(training), test, base_share=BASE_SHARE, seed=seed),
+        lambda seed: divide(training, test, base_share=BASE_SHARE, seed=seed),
         queries=queries or QUERIES,
         seeds=range(first_seed, first_seed + seeds),
         fit=learner.fit,
@@ -101,14 +103,12 @@ def join(digits: list[Cut], count: int, out: Path) -> CutSet:
             rng = np.random.default_rng(seed_of("join", out.name, number))
             speaker = manifests.speaker_of(digits[int(rng.integers(len(digits)))])
             own = [cut for cut in digits if manifests.speaker_of(cut) == speaker]
-            places = rng.integers(len(own), size=rng.integers(MOST_DIGITS) + 1)
-            chosen = [own[int(place)] for place in places]
+            chosen = [own[i] for i in rng.integers(len(own), size=rng.integers(MOST_DIGITS) + 1)]
             gaps = [round(rng.uniform(*GAP_S) * SAMPLE_RATE) for _ in chosen]
             pairs = zip(gaps, chosen, strict=True)
-            pieces = [x for gap, cut in pairs for x in (np.zeros(gap, np.float32), load_cut(cut))]
-            speech = np.concatenate(pieces)
-            noise = rng.standard_normal(len(speech), dtype=np.float32)
-            name = f"{number:05d}.wav"
+            gapped = [x for gap, cut in pairs for x in (np.zeros(gap, np.float32), load_cut(cut))]
+            speech = np.concatenate(gapped)
+            noise, name = rng.standard_normal(len(speech), dtype=np.float32), f"{number:05d}.wav"
             write_wav(out / name, add_noise(speech, noise, snr_db=float(rng.uniform(*SNR_DB))))
             text = " ".join(manifests.text_of(cut) or "" for cut in chosen)
             rows.append({"audio_filepath": name, "text": text, "speaker": speaker})

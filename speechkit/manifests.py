@@ -137,6 +137,11 @@ def text_of(cut: Cut) -> str | None:
     return cut.supervisions[0].text if cut.supervisions else None
 
 
+def alphabet(cuts: Iterable[Cut]) -> str:
+    """Return every character of the texts to train on, sorted."""
+    return "".join(sorted({character for cut in cuts for character in text_of(cut) or ""}))
+
+
 def speaker_of(cut: Cut) -> str | None:
     """Return the first supervision's speaker, or None."""
     return cut.supervisions[0].speaker if cut.supervisions else None

@@ -203,14 +203,16 @@ def features_of_an4(folder, *, speakers=14, each=6):
 def test_active_learning_on_an4(tmp_path):
     recipe = load("al_an4").al_an4
     words = ["--root", features_of_an4(tmp_path / "an4"), "--out", tmp_path / "out"]
-    quick = ["--heard_h", "0.001", "--further_h", "0.001", "--seeds", "1"]
+    quick = ["--fit.epochs", "1", "--further.epochs", "1", "--seeds", "1"]
     assert run(recipe, *words, *quick, "--stage", "2") == 2  # there is nothing to choose forms from
     forms = ["--queries", "random", "egl", "egl/kmeans++"]
     cells = tmp_path / "cells.jsonl"
+    forms += ["--stage", "1", "--test", tmp_path / "an4"]
     assert run(recipe, *words, *quick, *forms, "--cells", cells) == 0
     rows = (tmp_path / "out" / "stage-1" / "results.jsonl").read_text().splitlines()
     assert len(rows) == 4
-    assert all(json.loads(row)["wer"] >= 0 for row in rows)
+    for row in map(json.loads, rows):
+        assert row.keys() >= {"wer", "cer", "loss", "test_wer", "test_cer", "test_loss"}
     assert cells.read_text().splitlines() == rows
 
 
@@ -236,7 +238,16 @@ def test_active_learning_on_digits(tmp_path):
         rows[-1]["speaker"] = f"s{index % 4 // 2}"
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["--root", tmp_path, "--out", tmp_path / "out", "--utterances", "20", "--seeds", "1"]
-    quick = ["--heard_h", "0.001", "--queries", "egl", "--shares", "[0.0,0.5]"]
+    quick = [
+        "--fit.epochs",
+        "1",
+        "--further.epochs",
+        "1",
+        "--queries",
+        "egl",
+        "--shares",
+        "[0.0,0.5]",
+    ]
     assert run(load("al_digits").al_digits, *words, *quick) == 0
     assert len((tmp_path / "out" / "runs" / "results.jsonl").read_text().splitlines()) == 2
 
@@ -274,7 +285,7 @@ def test_a_round_with_a_recogniser(tmp_path, capsys):
     assert (tmp_path / "out" / "to_label" / "tasks.json").is_file()
     assert run(recipe, *words, "--oracle") == 0
     errors = json.loads((tmp_path / "out" / "errors.json").read_text())
-    assert set(errors["after"]) == {"wer", "cer"}
+    assert set(errors["after"]) == {"wer", "cer", "loss"}
 
 
 def test_a_round_with_a_spotter(tmp_path):

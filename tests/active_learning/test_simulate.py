@@ -76,7 +76,8 @@ def test_cells_are_paired_and_told_apart(tmp_path):
     learner = Learner()
     rows = simulate(learner, tmp_path)
     assert len(rows) == 2 * (2 + 3 * 2)
-    assert len(learner.fits) == len(rows)
+    # and the base models, which are measured after as much further training as all others
+    assert len(learner.fits) == len(rows) + 2
     results = Results.read([tmp_path])
     assert results.strategies == ["egl:k=2", "egl:k=2/per_second", "random"]
     table = {(r["seed"], r["strategy"], r["share"]): r for r in rows}
@@ -106,9 +107,9 @@ def test_a_run_that_was_interrupted_goes_on_where_it_was(tmp_path):
             simulate(learner, out)
     learner.dies_after = None
     assert simulate(learner, out) == whole
-    assert len(set(learner.fits)) == len(learner.fits) == len(whole)
+    assert len(set(learner.fits)) == len(learner.fits) == len(whole) + 2
     assert simulate(learner, out) == whole
-    assert len(learner.fits) == len(whole)
+    assert len(learner.fits) == len(whole) + 2
 
 
 def test_a_study_goes_on_in_another_folder(tmp_path):
@@ -126,12 +127,28 @@ def test_a_study_goes_on_in_another_folder(tmp_path):
         simulate(Learner(), tmp_path / "third", carried=file, settings={"heard_h": 3})
 
 
+def test_a_share_of_nothing_trains_as_long_as_others(tmp_path):
+    learner = Learner()
+    rows = simulate(learner, tmp_path, queries=["random"])
+    assert [init for name, _, init, cuts in learner.fits if name == "base"] == [None, None]
+    assert [cuts for name, _, init, cuts in learner.fits if init == 4 and cuts == 4] == [4, 4]
+    scratch = Learner()
+    simulate(scratch, tmp_path / "scratch", queries=["random"], training="scratch")
+    assert len(scratch.fits) == len(rows)  # the base model itself is its own control
+
+
+def test_parts_that_share_clips_are_refused():
+    cuts = pool_of(6, 0)
+    with pytest.raises(RequestError, match="1 clips are in base and in test"):
+        Split(base=cuts[:3], pool=cuts[3:5], test=cuts[2:3])
+
+
 def test_strategies_and_shares_may_be_added(tmp_path):
     learner = Learner()
     first = simulate(learner, tmp_path, queries=["random"])
     more = simulate(learner, tmp_path, queries=["random", "longest"])
     assert [row for row in more if row["strategy"] != "longest"] == first
-    assert len(learner.fits) == len(more)
+    assert len(learner.fits) == len(more) + 2
 
 
 def test_budgets_of_seconds_and_training_from_scratch(tmp_path):
