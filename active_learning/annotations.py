@@ -168,6 +168,18 @@ def read_labels(folder: Path) -> dict[str, Annotation]:
     return labels
 
 
+def settled(path: Path) -> set[str]:
+    """Return the ids that need no label any more: of a manifest's cuts, and of skipped clips.
+
+    Parameters
+    ----------
+    path
+        a manifest, or a folder with one, perhaps with labels.jsonl beside it.
+    """
+    ids = {cut.id for cut in manifests.read(path, allow_empty=True)}
+    return ids | {id_ for id_, label in read_labels(path).items() if label.status == "ignored"}
+
+
 def save(folder: Path, annotations: Iterable[Annotation], cuts: Iterable[Cut]) -> CutSet:
     """Merge annotations into a folder's labels.jsonl and cuts.jsonl.gz; return the labelled cuts.
 

@@ -13,7 +13,7 @@ from speechkit.active_learning.blocks import OK, digest, read_scores
 from speechkit.active_learning.composition import composition, describe
 from speechkit.active_learning.curves import Curve, areas_per_seed, label_saving, reduction
 from speechkit.active_learning.jsonl import read_rows
-from speechkit.active_learning.plots import plot_correlations, plot_curves
+from speechkit.active_learning.plots import plot_correlations, plot_curves, plot_differences
 from speechkit.active_learning.results import Axis, Results, results_path
 from speechkit.active_learning.select import SELECTION_NAME
 from speechkit.active_learning.statistics import (
@@ -28,7 +28,7 @@ from speechkit.reports import markdown_table, provenance, write_report
 
 Json = dict[str, Any]
 
-_USUAL_METRICS = ("wer", "cer", "error")
+_USUAL_METRICS = ("wer", "cer", "loss", "error", "test_wer", "test_cer")
 _TOP_SHARE = 0.1
 
 
@@ -57,6 +57,12 @@ class ComparisonConfig:
     draws: int = 2000
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.draws < 1 or not 0 <= self.at <= 1:
+            raise RequestError(
+                f"draws {self.draws}, at {self.at:g}: give at least one draw, and a share of 0 to 1"
+            )
+
 
 def compare(
     runs: list[Path],
@@ -77,7 +83,8 @@ def compare(
     out
         a folder for report.json, report.md and plots.
     metrics
-        errors to compare, lower is better; by default those of wer, cer and error that are there.
+        errors to compare, lower is better; by default those of wer, cer, loss, error, test_wer and
+        test_cer that are there.
     scores
         a folder of scores, for the rank correlations between scorers.
     selections
@@ -100,8 +107,13 @@ def compare(
     }
     out.mkdir(parents=True, exist_ok=True)
     for metric in wanted:
-        plot_curves(
-            out / f"{metric}.png", report["metrics"][metric]["curves"], metric=metric, config=config
+        found = report["metrics"][metric]
+        plot_curves(out / f"{metric}.png", found["curves"], metric=metric, config=config)
+        plot_differences(
+            out / f"difference_{metric}.png",
+            found["against_baseline"],
+            metric=metric,
+            config=config,
         )
     if report["correlations"] is not None:
         plot_correlations(out / "correlations.png", report["correlations"])
@@ -192,8 +204,14 @@ def _against(
     error = paired_test(*there, test=config.test)
     areas = [curve(name, common), curve(config.baseline, common)]
     area = paired_test(*map(areas_per_seed, areas), test=config.test)
+    inner = [share for share in common if 0 < share < 1]
     return {
         "seeds": len(seeds),
+        "share": inner,
+        "reductions": [
+            _json(reduction(ours, theirs, x=float(np.interp(s, own_shares, ours.x)), **random))
+            for s in inner
+        ],
         "x": x,
         "error": float(there[0].mean()),
         "baseline_error": float(there[1].mean()),
@@ -262,7 +280,10 @@ def _markdown(report: Json) -> str:
     ]
     for metric, compared in report["metrics"].items():
         parts += [f"## {metric}", _against_table(compared["against_baseline"])]
+        parts += ["By which part errors lie below the baseline's, share by share:"]
+        parts += [_reduction_table(compared["against_baseline"])]
         parts += [_curve_table(compared["curves"]), f"![{metric}]({metric}.png)"]
+        parts += [f"![difference](difference_{metric}.png)"]
         parts += ["\n".join(f"- {note}" for note in compared["notes"])]
     if report["correlations"]:
         parts += ["## How alike scores rank", _matrix_table(report["correlations"])]
@@ -289,6 +310,17 @@ def _against_table(rows: Sequence[Json]) -> str:
         for row in rows
     ]
     return markdown_table(header, cells)
+
+
+def _reduction_table(rows: Sequence[Json]) -> str:
+    shares = sorted({share for row in rows for share in row["share"]})
+    cells = []
+    for row in rows:
+        found = dict(zip(row["share"], row["reductions"], strict=True))
+        texts = (found.get(share) for share in shares)
+        percents = [None if r is None else _percent(r["value"], r["interval"]) for r in texts]
+        cells.append((row["strategy"], row["seeds"], *percents))
+    return markdown_table(("strategy", "seeds", *(f"{share:.3g}" for share in shares)), cells)
 
 
 def _saving_cell(saving: Json) -> str:

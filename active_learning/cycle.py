@@ -39,7 +39,14 @@ class Learner(Protocol[M]):
 
 
 def hand_over(
-    pool: Path, *, model: Path, strategy: str, budget: str, out: Path, audio: bool = True
+    pool: Path,
+    *,
+    model: Path,
+    strategy: str,
+    budget: str,
+    out: Path,
+    labelled: Sequence[Path] = (),
+    audio: bool = True,
 ) -> Path:
     """Score, select and export; return the folder for the annotators.
 
@@ -50,6 +57,9 @@ def hand_over(
     ----------
     strategy
         such as egl or egl/per_second, see `Query.parse`.
+    labelled
+        manifests of clips that have their labels, and folders of labels of earlier rounds, whose
+        skipped clips are not asked for again either.
     audio
         tasks for Label Studio; else cuts, for a pool of features.
     """
@@ -63,7 +73,14 @@ def hand_over(
             model_sha=model_digest(model),
             config_sha=config_digest([query.strategy], config),
         )
-        select(folder, cuts=pool, budget=budget, out=selection, config=query.selection(config.seed))
+        select(
+            folder,
+            cuts=pool,
+            budget=budget,
+            out=selection,
+            labelled=list(labelled),
+            config=query.selection(config.seed),
+        )
     export(selection, to="label-studio" if audio else "lhotse", out=handed)
     return handed
 
@@ -107,7 +124,9 @@ def retrain(
     labelled, test
         manifests: what it was trained on, what to measure on.
     """
-    training = [*manifests.read_all(labelled), *take_back(labels, out=out)]
+    # a clip that was labelled again counts once, as it was labelled last
+    given = [*manifests.read_all(labelled), *take_back(labels, out=out)]
+    training = list({cut.id: cut for cut in given}.values())
     after = learner.fit(training, before, seed=seed, out=out / _RETRAINED_FOLDER)
     measured = list(manifests.read_all(test))
     errors = {

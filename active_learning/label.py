@@ -111,8 +111,10 @@ def serve(page: Any, folder: Path, *, port: int, wait: bool = True) -> None:
             head=_SHORTCUTS,
             css=_STYLE,
         )
-    except OSError as error:
-        raise RequestError(f"port {port}: is taken; give another --port") from error
+    except (OSError, OverflowError) as error:
+        raise RequestError(
+            f"port {port}: is taken, or is none; give another --port, up to 65535"
+        ) from error
 
 
 def build_page(labelling: Labelling, folder: Path) -> Any:

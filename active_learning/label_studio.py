@@ -110,7 +110,8 @@ def _age(annotation: Json) -> tuple[str, int]:
 
 
 def _when(annotation: Json) -> str | None:
-    return annotation.get("updated_at") or annotation.get("created_at")
+    when = annotation.get("updated_at") or annotation.get("created_at")
+    return None if when is None else str(when)
 
 
 def _annotation(id_: str, given: Json) -> Annotation:
@@ -127,6 +128,13 @@ def _annotation(id_: str, given: Json) -> Annotation:
     )
 
 
+def _number(value: Any) -> float:
+    try:
+        return float(value or 0.0)
+    except (TypeError, ValueError):
+        return 0.0
+
+
 def _text(result: Iterable[Any]) -> str:
     """Join the texts of all regions, in the order of their starts."""
     values = [
@@ -136,7 +144,7 @@ def _text(result: Iterable[Any]) -> str:
         and region.get("type") == "textarea"
         and isinstance(region.get("value"), dict)
     ]
-    values.sort(key=lambda value: value.get("start") or 0.0)
+    values.sort(key=lambda value: _number(value.get("start")))
     texts = (value.get("text") or [] for value in values)
     lines = (line for text in texts for line in ([text] if isinstance(text, str) else text))
     return " ".join(" ".join(str(line).split()) for line in lines).strip()

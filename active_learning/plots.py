@@ -1,6 +1,6 @@
 """Pictures of comparisons: learning curves with bands, and the correlation matrix."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,29 @@ def plot_curves(
             axes.fill_between(curve["x"], curve["low"], curve["high"], alpha=0.12, color=color)
         axes.set_xlabel("share of the pool" if config.axis == "share" else "seconds of audio")
         axes.set_ylabel(metric.upper())
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8, frameon=False)
+
+
+def plot_differences(
+    path: Path, rows: Sequence[Mapping[str, Any]], *, metric: str, config: "ComparisonConfig"
+) -> None:
+    """Draw by how many percent each strategy's errors lie below the baseline's, share by share.
+
+    Bands are those of the paired difference: what seeds have in common, which bands of the curves
+    themselves are full of, is not in them.
+    """
+    with _figure(path, size=(7.0, 4.5)) as axes:
+        axes.axhline(0.0, color="black", linestyle="--", linewidth=1.2, label=config.baseline)
+        for row in rows:
+            shown = list(zip(row["share"], row["reductions"], strict=True))
+            x = [100 * share for share, _ in shown]
+            ends = ([100 * r["interval"][end] for _, r in shown] for end in ("low", "high"))
+            values = [100 * r["value"] for _, r in shown]
+            (line,) = axes.plot(x, values, marker="o", markersize=3, label=row["strategy"])
+            axes.fill_between(x, *ends, alpha=0.12, color=line.get_color())
+        axes.set_xlabel("share of the pool, %")
+        axes.set_ylabel(f"fewer {metric.upper()} than {config.baseline}, %")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, frameon=False)
 

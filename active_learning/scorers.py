@@ -132,10 +132,18 @@ def _parse(text: str, table: Mapping[str, Build], seed: int) -> Strategy:
             known = ", ".join(hints) or "none"
             raise RequestError(f"strategy {text!r}: {pair!r} is no parameter; there are: {known}")
         values[key] = _value(value, hints[key], text)
-    try:
-        return Strategy(text, build(**values))
-    except TypeError as error:
-        raise RequestError(f"strategy {text!r}: {error}") from error
+    if missing := _required(kind) - values.keys():
+        raise RequestError(f"strategy {text!r}: needs {', '.join(sorted(missing))}=VALUE")
+    return Strategy(text, build(**values))
+
+
+def _required(kind: Any) -> set[str]:
+    absent = dataclasses.MISSING
+    return {
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.init and field.default is absent and field.default_factory is absent
+    }
 
 
 def _settable(kind: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 
 from speechkit import manifests
+from speechkit.active_learning.annotations import settled
 from speechkit.active_learning.blocks import read_scores
 from speechkit.active_learning.budget import AnnotationCost, Budget
 from speechkit.active_learning.composition import composition
@@ -50,7 +51,8 @@ def select(
     out
         a folder for selection.jsonl, cuts.jsonl.gz (both in rank order), skipped.jsonl and reports.
     labelled
-        manifests of clips that have their labels already and are not selected again.
+        manifests of clips that have their labels already and are not selected again; of a folder
+        that `al import` or `al label` wrote, neither are those that annotators skipped.
     cost
         of annotating a clip, for a budget of cost.
     quality
@@ -59,7 +61,7 @@ def select(
     table = read_scores(scores)
     amount = Budget.parse(budget, annotation=cost)
     pool = manifests.read(cuts)
-    known = {cut.id for path in labelled or [] for cut in manifests.read(path, allow_empty=True)}
+    known = {id_ for path in labelled or [] for id_ in settled(path)}
     selection = choose(
         table, amount, config=config, labelled=known, unfit=unfit_clips(table, quality)
     )

@@ -41,6 +41,8 @@ T = TypeVar("T")
 _MOST_OF_A_NEGATIVE = 0.5
 # speech that a neighbour is cut from and faded over, next to a keyword
 _FADE_S = 0.01
+# how far a second noise lies below the first
+_SECOND_BELOW_DB = (0.0, 12.0)
 # of short negatives
 _ALONE_PROBABILITY = 0.5
 _MARGIN_S = 0.08
@@ -64,6 +66,9 @@ class SceneConfig:
         other speech right before and behind a keyword.
     noise_probability, snr_db
         noise, at an SNR drawn from this range (the paper: -5 to 15 dB).
+    noise_speed, second_noise_probability
+        a noise is played at a speed drawn from this range, and may have another one below it: few
+        recordings of noise then sound like many.
     babble_probability
         the noise is other speech.
     rir_probability, speed, gain_db
@@ -83,6 +88,8 @@ class SceneConfig:
     neighbour_probability: float = 0.4
     noise_probability: float = 0.9
     snr_db: tuple[float, float] = (-5.0, 15.0)
+    noise_speed: tuple[float, float] = (0.7, 1.4)
+    second_noise_probability: float = 0.5
     babble_probability: float = 0.1
     rir_probability: float = 0.3
     speed: tuple[float, float] = (0.88, 1.12)
@@ -177,6 +184,8 @@ class SceneBatches(Dataset[Batch]):
         # windows start on frames
         self.warmup = -(-round(config.warmup_s * SAMPLE_RATE) // self.hop) * self.hop
         self.seed = seed
+        # false alarms are counted by the hour, so speech is heard by the hour too
+        self.ends = np.cumsum([len(clip.samples) for clip, _ in material.negatives])
         least_s = config.warmup_s + window_s + 2 * config.jitter_s
         if config.length_s < least_s or config.windows < 2:
             raise RequestError(
@@ -188,9 +197,12 @@ class SceneBatches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         """Return the batch of one training step."""
+        count = self.config.scenes
+        # kinds have their shares over the batches, and in each batch to within one scene
+        offset = np.random.default_rng([self.seed, step]).random()
         scenes = [
-            self._scene(np.random.default_rng([self.seed, step, slot]), slot)
-            for slot in range(self.config.scenes)
+            self._scene(np.random.default_rng([self.seed, step, slot]), (slot + offset) / count)
+            for slot in range(count)
         ]
         audio, starts, targets = zip(*scenes, strict=True)
         return Batch(
@@ -199,15 +211,16 @@ class SceneBatches(Dataset[Batch]):
             torch.from_numpy(np.stack(targets)),
         )
 
-    def _scene(self, rng: np.random.Generator, slot: int) -> tuple[Audio, np.ndarray, np.ndarray]:
-        scene = self._kind(rng, slot)
+    def _scene(
+        self, rng: np.random.Generator, place: float
+    ) -> tuple[Audio, np.ndarray, np.ndarray]:
+        scene = self._kind(rng, place)
         starts = self._starts(scene, rng)
         targets = np.array([self._label(scene, start) for start in starts], dtype=np.int64)
         return self._worsen(scene, rng), starts // self.hop, targets
 
-    def _kind(self, rng: np.random.Generator, slot: int) -> _Scene:
-        """Build one of the four kinds; which slot has which kind is the same in every batch."""
-        place = (slot + 0.5) / self.config.scenes
+    def _kind(self, rng: np.random.Generator, place: float) -> _Scene:
+        """Build one of the four kinds, by a scene's place in the batch, from 0 to 1."""
         for share, build in (
             (self.config.positive_share, self._keyword),
             (self.config.hard_share if self.material.hard else 0.0, self._mined),
@@ -240,7 +253,7 @@ class SceneBatches(Dataset[Batch]):
         scene = _Scene(np.zeros(self.samples, dtype=np.float32))
         at = -int(rng.integers(self.samples // 2))
         while at < self.samples:
-            clip, label = _pick(self.material.negatives, rng)
+            clip, label = self._pick_by_length(rng)
             factor = rng.uniform(*self.config.speed)
             # of a long clip any part will do, and no more than the scene still holds
             skipped = int(rng.integers(max(1, len(clip.samples) - round(factor * self.samples))))
@@ -253,6 +266,10 @@ class SceneBatches(Dataset[Batch]):
         if inside:
             scene.focus = inside[int(rng.integers(len(inside)))]
         return scene
+
+    def _pick_by_length(self, rng: np.random.Generator) -> tuple[Clip, int]:
+        place = rng.integers(self.ends[-1])
+        return self.material.negatives[int(np.searchsorted(self.ends, place, side="right"))]
 
     def _around(self, clip: Clip, label: int, rng: np.random.Generator) -> _Scene:
         """Build a scene around one utterance, perhaps with other speech on both sides."""
@@ -351,10 +368,22 @@ class SceneBatches(Dataset[Batch]):
     def _noise(self, rng: np.random.Generator) -> Audio:
         material = self.material
         if material.negatives and rng.random() < self.config.babble_probability:
-            return loop_to(_pick(material.negatives, rng)[0].audio, self.samples, rng)
+            return loop_to(self._pick_by_length(rng)[0].audio, self.samples, rng)
         if not material.noises:
             return rng.standard_normal(self.samples, dtype=np.float32)
-        return loop_to(_pick(material.noises, rng).audio, self.samples, rng)
+        noise = self._recorded_noise(rng)
+        if rng.random() < self.config.second_noise_probability:
+            second = self._recorded_noise(rng)
+            gain = noise_gain(power(noise), power(second), rng.uniform(*_SECOND_BELOW_DB))
+            noise = noise + np.float32(gain) * second
+        return noise
+
+    def _recorded_noise(self, rng: np.random.Generator) -> Audio:
+        factor = rng.uniform(*self.config.noise_speed)
+        clip = _pick(self.material.noises, rng)
+        # only the part that is heard is resampled
+        part = loop_to(clip.audio, math.ceil(factor * self.samples) + 1, rng)
+        return loop_to(change_speed(part, factor), self.samples, rng)
 
 
 def _pick(items: Sequence[T], rng: np.random.Generator) -> T:

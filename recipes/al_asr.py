@@ -42,7 +42,8 @@ def al_asr(
     model
         the recogniser that asks.
     labelled, pool, test
-        manifests: what it was trained on, what to choose from, what to measure on.
+        manifests: what it was trained on (those of earlier rounds, OUT/labels, among them), what to
+        choose from, what to measure on.
     out
         gets scores/, selection/, to_label/, labels/, retrained/ and errors.json.
     budget
@@ -63,6 +64,7 @@ def al_asr(
         strategy=strategy,
         budget=budget,
         out=out,
+        labelled=labelled,
         audio=all(cut.has_recording for cut in cuts),
     )
     if oracle:
@@ -81,7 +83,7 @@ def al_asr(
         seed=seed,
     )
     for name, found in errors.items():
-        print(f"{name}: " + ", ".join(f"{key.upper()} {rate:.2%}" for key, rate in found.items()))
+        print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in found.items()))
 
 
 if __name__ == "__main__":

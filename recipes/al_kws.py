@@ -42,7 +42,8 @@ def al_kws(
     model
         the spotter of the learner's classes that asks.
     labelled, pool, test
-        manifests: what it was trained on, what to choose from, what to measure on.
+        manifests: what it was trained on (those of earlier rounds, OUT/labels, among them), what to
+        choose from, what to measure on.
     out
         gets scores/, selection/, to_label/, labels/, retrained/ and errors.json.
     budget
@@ -57,7 +58,9 @@ def al_kws(
         how the model is retrained.
     """
     cuts = manifests.read(pool)
-    handed = hand_over(pool, model=model, strategy=strategy, budget=budget, out=out)
+    handed = hand_over(
+        pool, model=model, strategy=strategy, budget=budget, out=out, labelled=labelled
+    )
     if oracle:
         labels = ask_oracle({cut.id: learner.class_of(cut) for cut in cuts}, out=out)
     if labels is None:
@@ -73,7 +76,7 @@ def al_kws(
         seed=seed,
     )
     for name, found in errors.items():
-        print(f"{name}: " + ", ".join(f"{key} {rate:.2%}" for key, rate in found.items()))
+        print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in found.items()))
 
 
 if __name__ == "__main__":

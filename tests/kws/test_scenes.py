@@ -193,6 +193,50 @@ def test_the_slots_share_out_the_kinds():
     assert kinds(MATERIAL) == [8, 0, 10, 2]
 
 
+def test_every_kind_has_its_share_by_default():
+    """Of 16 scenes a twentieth is none in most batches, and one in the others."""
+    kinds = ("keyword", "mined", "empty", "speech")
+    counts = dict.fromkeys(kinds, 0)
+    material = dataclasses.replace(MATERIAL, hard=[(padded_clip(0.5), BACKGROUND)])
+    some = batches(material, SceneConfig())
+    for kind in kinds:
+        build = getattr(some, f"_{kind}")
+
+        def counted(rng, kind=kind, build=build):
+            counts[kind] += 1
+            return build(rng)
+
+        setattr(some, f"_{kind}", counted)
+    steps = 100
+    for step in range(steps):
+        some[step]
+    shares = {kind: count / (16 * steps) for kind, count in counts.items()}
+    expected = {"keyword": 0.4, "mined": 0.2, "empty": 0.05, "speech": 0.35}
+    assert shares == pytest.approx(expected, abs=0.01)
+
+
+def test_long_speech_is_heard_by_its_length():
+    long, short = padded_clip(9.0, hz=500.0, id_="long"), padded_clip(1.0, hz=4_000.0, id_="short")
+    material = dataclasses.replace(
+        MATERIAL, negatives=[(long, BACKGROUND), *[(short, BACKGROUND)] * 3]
+    )
+    some = batches(material, PLAIN)
+    rng = np.random.default_rng(0)
+    picked = [some._pick_by_length(rng)[0] is long for _ in range(2_000)]
+    share = len(long.samples) / (len(long.samples) + 3 * len(short.samples))
+    assert np.mean(picked) == pytest.approx(share, abs=0.04)
+
+
+def test_one_recording_of_noise_sounds_like_several():
+    noise = padded_clip(3.0, hz=1_000.0, id_="noise")
+    some = batches(dataclasses.replace(MATERIAL, noises=[noise]), SceneConfig(babble_probability=0))
+    rng = np.random.default_rng(1)
+    found = [some._noise(rng) for _ in range(30)]
+    assert {len(one) for one in found} == {some.samples}
+    peaks = {int(np.abs(np.fft.rfft(one)).argmax()) // 40 for one in found}
+    assert len(peaks) > 10
+
+
 def test_windows_about_a_mined_false_alarm_are_negatives_that_hold_it():
     hard = [(padded_clip(0.5, hz=4_000.0, id_="hard"), BACKGROUND)]
     config = dataclasses.replace(PLAIN, positive_share=0.0, hard_share=1.0)
