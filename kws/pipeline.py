@@ -6,6 +6,7 @@ are pooled, so that every clip is tested once, by a model that never saw it.
 """
 
 import dataclasses
+import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from lhotse.cut import Cut
 
 from speechkit import manifests
 from speechkit.errors import RequestError
+from speechkit.files import write_json
 from speechkit.kws.clips import Clip, load_clips
 from speechkit.kws.detector import Detector
 from speechkit.kws.evaluate import CONDITIONS, FA_PER_HOUR, count_notes, measure_conditions
@@ -29,6 +31,7 @@ from speechkit.reports import provenance
 
 logger = logging.getLogger(__name__)
 
+_CLAIM = "pipeline.json"
 _DONE = "scores.npz"
 # an alarm under this score teaches little, and more of them than this crowd the rest out
 _LEAST_SCORE = 0.1
@@ -90,9 +93,12 @@ def run(
         raise RequestError(
             f"test_folds {config.test_folds}: choose from 0 to {config.folds - 1}, at least one"
         )
+    if len(set(config.test_folds)) < len(config.test_folds):
+        raise RequestError(f"test_folds {config.test_folds}: give each fold once")
     selection = select(keywords, positives=positives, negatives=negatives)
     noises = list(manifests.read_all(noise)) if noise else []
     fold_of, rule = _deal(selection, noises, config)
+    _claim(out, selection, noises, config)
     data = _Data(
         decode(selection.positives, selection.negatives, noises=noises),
         load_clips(manifests.read_all(rir), what="room responses").clips if rir else [],
@@ -122,6 +128,34 @@ def run(
     chosen = _folder(out, config.test_folds[0], config.rounds - 1) / "model"
     shutil.copytree(chosen, out / "model", dirs_exist_ok=True)
     return rows
+
+
+def _claim(out: Path, selection: Selection, noises: Sequence[Cut], config: PipelineConfig) -> None:
+    """Take ``out`` for these keywords, clips and settings; what was measured there is kept.
+
+    Raises
+    ------
+    RequestError
+        if ``out`` holds measurements of others.
+    """
+    fit = dataclasses.replace(config.train.fit, workers=0)
+    train = dataclasses.replace(config.train, fit=fit)
+    described = dataclasses.asdict(dataclasses.replace(config, train=train))
+    # more folds, rounds or targets go on from what is there
+    for name in ("test_folds", "rounds", "fa_per_hour"):
+        del described[name]
+    given = {
+        "config": described,
+        "data": _fingerprints(selection) | {"noise": manifests.fingerprint(noises)},
+    }
+    path = out / _CLAIM
+    known = json.loads(json.dumps(given))
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != known:
+        raise RequestError(
+            f"{out}: holds measurements of other keywords, clips or settings (see {path}); give "
+            "another --out, or delete that folder"
+        )
+    write_json(path, known)
 
 
 def _round(

@@ -48,7 +48,10 @@ class DetectionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """A detection threshold and the measurement that it was frozen on."""
+    """A detection threshold and the measurement that it was frozen on.
+
+    ``negative_hours`` counts each repetition of the dev negatives in another noise.
+    """
 
     value: float
     fa_per_hour: float
@@ -210,7 +213,7 @@ class Spotter(nn.Module):
     def _card(self) -> str:
         thresholds = "\n".join(
             f"- `{keyword}`: threshold {t.value:.6g}, the lowest with at most {t.fa_per_hour:g} "
-            f"false alarms an hour on {t.negative_hours:.2f} h of dev negatives"
+            f"false alarms an hour on {t.negative_hours:.2f} h of dev negatives, repeated in other noises"
             for keyword, t in self.config.thresholds.items()
         )
         return (

@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,7 @@ from speechkit.kws.spotter import (
     SpotterConfig,
     Threshold,
 )
-from speechkit.kws.streams import keyword_streams, negative_streams
+from speechkit.kws.streams import Stream, keyword_streams, negative_streams
 from speechkit.reports import provenance
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ _SILENT_LABELS = (SILENCE, "_noise_", "_music_")
 _DEV_FOLDS = 6
 # each dev keyword is heard in so many noises, since keywords are what a dev set is short of
 _DEV_DRAWS = 3
+# and each negative, when thresholds are frozen: of an hour one false alarm more moves them by a lot
+_FREEZE_DRAWS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,21 +187,30 @@ def train_spotter(
         hop_s=spotter.frontend.config.hop_s,
         seed=config.seed,
     )
-    streams = DevSet(
-        {
-            keyword: [
-                stream
-                for draw in range(_DEV_DRAWS)
-                for stream in keyword_streams(clips, dev.noises, snr_db=config.snr_db, seed=draw)
-            ]
-            for keyword, clips in dev.positives.items()
-        },
-        list(negative_streams(dev.negatives, dev.noises, snr_db=config.snr_db, seed=0)),
-    )
+    streams = _dev_set(dev, config.snr_db, negative_draws=1)
     best = fit(spotter, batches, streams, config=config.fit, out=out, progress=sys.stderr.isatty())
-    frozen = freeze(best, streams.listen(best), config)
+    heard = _dev_set(dev, config.snr_db, negative_draws=_FREEZE_DRAWS).listen(best)
+    frozen = freeze(best, heard, config)
     frozen.save(out / "model")
     return frozen
+
+
+def _dev_set(dev: Split, snr_db: float, *, negative_draws: int) -> DevSet:
+    """Return dev in noise: each keyword and each negative in several draws of it."""
+
+    def draws(
+        count: int, streams: Callable[..., Iterable[Stream]], clips: Sequence[Clip]
+    ) -> list[Stream]:
+        return [
+            stream
+            for draw in range(count)
+            for stream in streams(clips, dev.noises, snr_db=snr_db, seed=draw)
+        ]
+
+    return DevSet(
+        {k: draws(_DEV_DRAWS, keyword_streams, clips) for k, clips in dev.positives.items()},
+        draws(negative_draws, negative_streams, dev.negatives),
+    )
 
 
 def _claim(

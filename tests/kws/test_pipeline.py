@@ -49,8 +49,14 @@ def test_folds_are_trained_measured_and_pooled(tmp_path, corpus, monkeypatch):
 
     monkeypatch.setattr(pipeline, "train_spotter", no_more)
     assert run(corpus, tmp_path) == rows
+    for change in ({"conditions": ("clean",)}, {"train": TrainConfig(network="cnn")}):
+        with pytest.raises(RequestError, match="other keywords, clips or settings"):
+            run(corpus, tmp_path, dataclasses.replace(CONFIG, **change))
+    assert run(corpus, tmp_path, dataclasses.replace(CONFIG, test_folds=(0,)))
 
 
 def test_unknown_test_folds_are_refused(tmp_path, corpus):
     with pytest.raises(RequestError, match="choose from 0 to 2"):
         run(corpus, tmp_path, dataclasses.replace(CONFIG, test_folds=(3,)))
+    with pytest.raises(RequestError, match="each fold once"):
+        run(corpus, tmp_path, dataclasses.replace(CONFIG, test_folds=(0, 0)))
