@@ -213,7 +213,7 @@ class Spotter(nn.Module):
     def _card(self) -> str:
         thresholds = "\n".join(
             f"- `{keyword}`: threshold {t.value:.6g}, the lowest with at most {t.fa_per_hour:g} "
-            f"false alarms an hour on {t.negative_hours:.2f} h of dev negatives, repeated in other noises"
+            f"false alarms an hour on {t.negative_hours:.2f} h of dev negatives (in several noises)"
             for keyword, t in self.config.thresholds.items()
         )
         return (

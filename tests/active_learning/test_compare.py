@@ -55,6 +55,9 @@ def test_the_verdict(tmp_path):
     assert rows["egl"]["saving"]["saving"] == pytest.approx(0.5)
     assert rows["egl"]["saving"]["interval"]["low"] == pytest.approx(0.5)
     assert rows["egl"]["reduction"]["value"] == pytest.approx(0.2 / 0.6, abs=0.02)
+    assert rows["egl"]["share"] == list(SHARES)
+    at = rows["egl"]["share"].index(0.2)
+    assert rows["egl"]["reductions"][at] == rows["egl"]["reduction"]
     assert rows["egl"]["error_p"] == pytest.approx(2 / 64)
     assert rows["egl"]["error_p_holm"] == pytest.approx(4 / 64)
     assert rows["egl"]["area"]["value"] < rows["egl"]["baseline_area"]["value"]
@@ -67,6 +70,7 @@ def test_the_verdict(tmp_path):
     assert "50.0% [50.0%, 50.0%]" in text
     assert (tmp_path / "out/wer.png").stat().st_size > 5000
     assert (tmp_path / "out/cer.png").exists()
+    assert (tmp_path / "out/difference_wer.png").stat().st_size > 5000
 
 
 def test_labels_can_be_counted_in_seconds(tmp_path):
@@ -168,3 +172,10 @@ def test_as_a_verb(tmp_path, capsys):
     (tmp_path / "r.jsonl").write_text('{"strategy": "ra')
     with pytest.raises(RequestError, match="line 1: is no JSON"):
         cli._run(verb, words, prog="speechkit al compare")
+
+
+def test_rows_of_two_studies_are_refused(tmp_path):
+    rows = [row | {"settings": "aa"} for row in results()]
+    rows[-1] = rows[-1] | {"settings": "bb"}
+    with pytest.raises(RequestError, match=r"different settings: aa \(.*; bb \("):
+        run(tmp_path, rows)

@@ -237,6 +237,10 @@ def test_all_skipped(pool, selection):
     file = returned(pool / "back.json", given)
     assert import_labels(file, selection=selection, out=pool / "labels") == 0
     assert texts_in(pool / "labels") == {}
+    # and they are not asked for again
+    given = {"scores": pool / "scores", "cuts": pool / "pool", "labelled": [pool / "labels"]}
+    select(**given, budget="9", out=pool / "next")
+    assert not set(ids_of(pool / "next")) & set(ids_of(selection))
 
 
 def test_nemo_there_and_back(pool, selection):
