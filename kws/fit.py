@@ -231,17 +231,25 @@ class _Keeper(Callback):  # type: ignore[misc]
     def on_train_start(self, trainer: lightning.Trainer, training: Any) -> None:
         trainer.should_stop = self.done
         rewind_log(trainer, self.out)
+        if trainer.global_step == 0:
+            # what goes on from a model must beat it, if not in the first epoch
+            self.best, self.idle = self._measure(training), -1
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, training: Any) -> None:
+        dev = self._measure(training)
+        self._judge(dev, trainer)
+        self._log(trainer, training, dev)
+        write_state(trainer, self.out)
+
+    def _measure(self, training: Any) -> float:
+        """Return the mean FRR on dev; keep the model if none was better."""
         spotter: Spotter = training.averaged.module
         spotter.eval()
         scored = self.dev.listen(spotter)
         dev = sum(mean_frr(one, _DEV_FA_PER_HOUR) for one in scored.values()) / len(scored)
         if dev <= self.best:
             spotter.save(self.out / "model")
-        self._judge(dev, trainer)
-        self._log(trainer, training, dev)
-        write_state(trainer, self.out)
+        return dev
 
     def _judge(self, dev: float, trainer: lightning.Trainer) -> None:
         self.idle = 0 if dev < self.best else self.idle + 1

@@ -1,5 +1,6 @@
 """Training: a tiny run from end to end, and the same weights after a kill in mid-epoch."""
 
+import dataclasses
 import json
 
 import pytest
@@ -234,3 +235,17 @@ def test_a_front_end_that_learns_is_not_computed_ahead():
     dev = dev_set()
     assert dev.with_features(learning) is dev
     assert all(s.features is not None for s in dev.with_features(spotter).negatives)
+
+
+def test_a_model_that_is_gone_on_from_must_be_beaten(tmp_path, monkeypatch):
+    from speechkit.kws import fit as module
+
+    measured = iter([0.2, 0.5, 0.3, 0.2])
+    monkeypatch.setattr(module, "mean_frr", lambda *_: next(measured))
+    spotter = tiny_spotter(seed=0, frontend="pcen")
+    before = {name: tensor.clone() for name, tensor in weights(spotter).items()}
+    kept = fit(
+        spotter, scenes(), dev_set(), config=dataclasses.replace(CONFIG, epochs=2), out=tmp_path
+    )
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(kept).items())
+    assert any(not torch.equal(before[n], tensor) for n, tensor in weights(spotter).items())
