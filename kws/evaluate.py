@@ -192,13 +192,15 @@ def log_headline(rows: Sequence[dict[str, object]], out: Path) -> None:
     for row in rows:
         if row["threshold_from"] == ("dev" if row["keyword"] in has_dev else "eval"):
             frr = "not reached" if row["frr"] is None else f"{row['frr']:.2%}"
+            alarms = "" if row["frr"] is None else f"; here {row['measured_fa_per_hour']:.2f}"
             logger.info(
-                "%s, %s: FRR %s at %g FA/hour (threshold from %s, %s)",
+                "%s, %s: FRR %s at %g FA/hour (threshold from %s, %s%s)",
                 row["keyword"],
                 row["condition"],
                 frr,
                 row["fa_per_hour"],
                 row["threshold_from"],
                 row["status"],
+                alarms,
             )
     logger.info("report: %s", out / "report.md")

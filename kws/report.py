@@ -95,10 +95,10 @@ def write_evaluation(
         [
             f"# {title}",
             _table(rows),
-            "Intervals are 95 %: Wilson for FRR, Poisson for false alarms. `dev`: threshold frozen "
-            "on dev data at that target; `eval`: the lowest threshold that meets the target on "
-            "these very negatives. `unresolved`: the target is less than one alarm in all the "
-            "negatives.",
+            "Intervals are 95 %: Wilson for FRR, Poisson for false alarms. `dev`: the one "
+            "threshold that was frozen on dev data, the same whatever the target; what it gives "
+            "here is under FA/h. `eval`: the lowest threshold that meets the target on these very "
+            "negatives. `unresolved`: the target is less than one alarm in all the negatives.",
             "\n".join(f"- {note}" for note in notes),
             "![DET](det.png)\n\n![SNR sweep](snr.png)",
         ]
