@@ -100,7 +100,7 @@ def join(cuts: Iterable[Cut], out: Path, config: JoinConfig = JoinConfig()) -> C
 
     Returns
     -------
-    The cuts of OUT/cuts.jsonl.gz. The text of each is its clips' texts, joined by spaces; the
+    The cuts of OUT/cuts.jsonl.gz, whose ids begin with the folder's name. The text of each is its clips' texts, joined by spaces; the
     alignment ``utterances`` of its supervision holds text, start and duration of each clip; the
     speaker is given where it is but one.
 
@@ -117,7 +117,7 @@ def join(cuts: Iterable[Cut], out: Path, config: JoinConfig = JoinConfig()) -> C
     joined: list[Cut] = []
     utterances: list[Cut] = []
     for number, parts in enumerate(_recordings(cuts, config)):
-        whole, clips = _write(parts, out / "audio" / f"joined-{number:05d}.wav", config)
+        whole, clips = _write(parts, out / "audio" / f"{out.name}-{number:05d}.wav", config)
         joined.append(whole)
         utterances += clips
     if not joined:

@@ -70,13 +70,19 @@ def test_every_clip_once_at_its_time(digits, tmp_path):
 
 def test_the_same_seed_gives_the_same_bytes(digits, tmp_path):
     for name, cuts, seed in (("a", digits, 1), ("b", digits[::-1], 1), ("c", digits, 2)):
-        join(cuts, tmp_path / name, JoinConfig(clips=(3, 3), seed=seed))
+        join(cuts, tmp_path / name / "out", JoinConfig(clips=(3, 3), seed=seed))
     a, b, c = (
-        {path.name: path.read_bytes() for path in (tmp_path / name / "audio").glob("*")}
+        {path.name: path.read_bytes() for path in (tmp_path / name / "out/audio").glob("*")}
         for name in "abc"
     )
     assert a == b
     assert a != c
+
+
+def test_recordings_of_two_folders_have_ids_of_their_own(digits, tmp_path):
+    config = JoinConfig(clips=(3, 3))
+    train, test = (join(digits, tmp_path / name, config) for name in ("train", "test"))
+    assert not {cut.id for cut in train} & {cut.id for cut in test}
 
 
 def test_one_speaker_in_each(digits, tmp_path):
