@@ -100,9 +100,9 @@ def join(cuts: Iterable[Cut], out: Path, config: JoinConfig = JoinConfig()) -> C
 
     Returns
     -------
-    The cuts of OUT/cuts.jsonl.gz, whose ids begin with the folder's name. The text of each is its clips' texts, joined by spaces; the
-    alignment ``utterances`` of its supervision holds text, start and duration of each clip; the
-    speaker is given where it is but one.
+    The cuts of OUT/cuts.jsonl.gz, whose ids begin with the folder's name. The text of each is its
+    clips' texts, joined by spaces; the alignment ``utterances`` of its supervision holds text,
+    start and duration of each clip; the speaker is given where it is but one.
 
     Raises
     ------
