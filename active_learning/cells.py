@@ -15,6 +15,7 @@ from typing import Any
 from speechkit.active_learning.blocks import digest
 from speechkit.active_learning.jsonl import Row, read_rows, write_rows
 from speechkit.active_learning.results import RESULTS_NAME
+from speechkit.claims import claim
 from speechkit.errors import RequestError
 from speechkit.files import write_json
 from speechkit.reports import commit
@@ -55,11 +56,7 @@ class Cells:
             if the folder or the carried file holds rows of other settings, or no rows.
         """
         commit()  # asked for now, and remembered: the checkout may move on while the study runs
-        path = self.out / _SETTINGS_NAME
-        if not path.is_file():
-            write_json(path, self.settings)
-        elif _read(path) != json.loads(json.dumps(self.settings)):
-            raise RequestError(f"{self.out}: holds the results of other settings; give another out")
+        claim(self.out, self.settings, file=_SETTINGS_NAME)
         for row in self._rows_carried():
             if row["cell"] not in self:
                 write_json(self._path(row["cell"]), row)

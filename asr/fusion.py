@@ -14,7 +14,6 @@ from collections.abc import Hashable, Iterable
 from typing import Any, NamedTuple
 
 from speechkit.asr.ngram import NGramModel, Words
-from speechkit.asr.normaliser import Normaliser
 from speechkit.asr.tokenizer import SPACE, Tokenizer
 from speechkit.ctc_beam import Scorer
 from speechkit.errors import RequestError
@@ -192,20 +191,11 @@ class Sum:
         return sum(scorer.finish(own) for scorer, own in zip(self.scorers, state, strict=True))
 
 
-def check_vocabulary(
-    words: Iterable[str],
-    tokenizer: Tokenizer,
-    *,
-    normaliser: Normaliser | None = None,
-    at_least: float = 0.5,
-) -> float:
+def check_vocabulary(words: Iterable[str], tokenizer: Tokenizer, *, at_least: float = 0.5) -> float:
     """Return the share of words that a recogniser can produce.
 
     Parameters
     ----------
-    normaliser
-        if given, a word must also be in this normaliser's form; that finds wrong case where the
-        tokenizer knows all characters, as that of bytes does.
     at_least
         the share below which a vocabulary is taken for another model's.
 
@@ -215,11 +205,7 @@ def check_vocabulary(
         if the share is lower.
     """
     words = list(words)
-    strange = [
-        word
-        for word in words
-        if not all(map(tokenizer.knows, word)) or (normaliser and normaliser(word) != word)
-    ]
+    strange = [word for word in words if not all(map(tokenizer.writes, word))]
     share = 1 - len(strange) / max(len(words), 1)
     if not words or share < at_least:
         raise RequestError(

@@ -53,6 +53,10 @@ class Tokenizer(ABC):
     def knows(self, character: str) -> bool:
         """Say whether a character can be encoded."""
 
+    def writes(self, character: str) -> bool:
+        """Say whether a model trained with this tokenizer can be expected to write a character."""
+        return self.knows(character)
+
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Return what `from_description` needs to build the same tokenizer; JSON can hold it."""
@@ -122,18 +126,24 @@ class Characters(Tokenizer):
 
 
 class Bytes(Tokenizer):
-    """A token for each byte of UTF-8: token = byte + 1. It knows every character."""
+    """A token for each byte of UTF-8: token = byte + 1. It knows every character.
+
+    Parameters
+    ----------
+    seen
+        the characters of the training texts, which are those that a model writes; empty: all.
+    """
 
     kind = "bytes"
 
-    def __init__(self) -> None:
+    def __init__(self, seen: str = "") -> None:
         super().__init__(bytes([value]) for value in range(256))
+        self._seen = frozenset(seen)
 
     @classmethod
     def fit(cls, texts: Iterable[str]) -> Self:
-        """Return the one byte tokenizer there is; for the sake of a common interface."""
-        del texts
-        return cls()
+        """Return a tokenizer that remembers the characters of normalised texts."""
+        return cls("".join(sorted({" "}.union(*texts))))
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of all bytes of a text."""
@@ -143,9 +153,13 @@ class Bytes(Tokenizer):
         """Say whether the character has a UTF-8 form: all but lone surrogates have."""
         return not "\ud800" <= character <= "\udfff"
 
+    def writes(self, character: str) -> bool:
+        """Say whether the character was in the training texts: of others no byte was learnt."""
+        return character in self._seen if self._seen else self.knows(character)
+
     def describe(self) -> dict[str, Any]:
-        """Return the kind, which says it all."""
-        return {"kind": self.kind}
+        """Return the characters seen."""
+        return {"kind": self.kind, "seen": "".join(sorted(self._seen))}
 
 
 class SentencePieces(Tokenizer):
@@ -254,7 +268,7 @@ def from_description(description: Mapping[str, Any]) -> Tokenizer:
         if kind == Characters.kind:
             return Characters(description["symbols"])
         if kind == Bytes.kind:
-            return Bytes()
+            return Bytes(description.get("seen", ""))
         if kind == SentencePieces.kind:
             return SentencePieces(base64.b64decode(description["model"], validate=True))
     except (KeyError, binascii.Error) as error:

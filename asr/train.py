@@ -1,7 +1,6 @@
 """``speechkit asr train``: from manifests to a model folder."""
 
 import dataclasses
-import json
 import logging
 import sys
 from collections import Counter
@@ -30,6 +29,7 @@ from speechkit.asr.tokenizer import Bytes, Characters, SentencePieces, Tokenizer
 from speechkit.asr.transcriber import Transcriber
 from speechkit.asr.utterances import AugmentConfig, Checked, Material, Utterances, check
 from speechkit.batching import BatchConfig, CutBatch
+from speechkit.claims import claim
 from speechkit.errors import RequestError
 from speechkit.features import InputConfig, Inputs
 from speechkit.files import write_json
@@ -139,7 +139,7 @@ def train_recogniser(
     """Train on cuts; return the recogniser that is best on ``dev``, which stands in OUT/model."""
     recogniser = new_recogniser(training, config, init)
     material = _material(recogniser, training, dev, config, noises)
-    _claim(out, config, material, init)
+    claim(out, _run(config, material, init))
     best = fit(recogniser, material, config=config.fit, out=out, progress=sys.stderr.isatty())
     calibrated = calibrate(best, material.dev.cuts[:_CALIBRATION_CUTS])
     calibrated.save(out / "model")
@@ -247,32 +247,17 @@ def _overfit(training: Sequence[Cut], config: TrainConfig, init: Path | None) ->
     return 0 if learnt else 1
 
 
-def _claim(out: Path, config: TrainConfig, material: Material, init: Path | None) -> None:
-    """Take ``out`` for this run; refuse a folder with the state of another one.
-
-    Raises
-    ------
-    RequestError
-        if ``out`` was begun with other settings or cuts, so that resuming would mix two runs.
-    """
+def _run(config: TrainConfig, material: Material, init: Path | None) -> dict[str, Any]:
+    """Return all that a run depends on."""
     # these change nothing in what a step computes
     fit_config = dataclasses.replace(config.fit, workers=0, max_minutes=None)
-    run = {
+    return {
         "config": dataclasses.asdict(dataclasses.replace(config, fit=fit_config)),
         "training": manifests.fingerprint(material.training.cuts),
         "dev": manifests.fingerprint(material.dev.cuts),
         "noises": manifests.fingerprint(material.noises),
         "init": None if init is None else str(init),
     }
-    path = out / "resume" / "run.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(
-        json.dumps(run)
-    ):
-        raise RequestError(
-            f"{out}: holds a run with other settings or cuts (see {path}); give another --out, or "
-            "delete that folder"
-        )
-    write_json(path, run)
 
 
 def _report(

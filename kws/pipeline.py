@@ -6,7 +6,6 @@ are pooled, so that every clip is tested once, by a model that never saw it.
 """
 
 import dataclasses
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -17,8 +16,8 @@ from typing import Any, Literal
 from lhotse.cut import Cut
 
 from speechkit import manifests
+from speechkit.claims import claim
 from speechkit.errors import RequestError
-from speechkit.files import write_json
 from speechkit.kws.clips import Clip, load_clips
 from speechkit.kws.detector import Detector
 from speechkit.kws.evaluate import CONDITIONS, FA_PER_HOUR, count_notes, measure_conditions
@@ -97,11 +96,12 @@ def run(
         raise RequestError(f"test_folds {config.test_folds}: give each fold once")
     selection = select(keywords, positives=positives, negatives=negatives)
     noises = list(manifests.read_all(noise)) if noise else []
+    rooms = list(manifests.read_all(rir)) if rir else []
     fold_of, rule = _deal(selection, noises, config)
-    _claim(out, selection, noises, config)
+    claim(out, _run(selection, noises, rooms, config), file=_CLAIM)
     data = _Data(
         decode(selection.positives, selection.negatives, noises=noises),
-        load_clips(manifests.read_all(rir), what="room responses").clips if rir else [],
+        load_clips(rooms, what="room responses").clips if rooms else [],
         fold_of,
     )
     _write_test_manifests(selection, fold_of, config.test_folds[0], out)
@@ -130,32 +130,18 @@ def run(
     return rows
 
 
-def _claim(out: Path, selection: Selection, noises: Sequence[Cut], config: PipelineConfig) -> None:
-    """Take ``out`` for these keywords, clips and settings; what was measured there is kept.
-
-    Raises
-    ------
-    RequestError
-        if ``out`` holds measurements of others.
-    """
+def _run(
+    selection: Selection, noises: Sequence[Cut], rooms: Sequence[Cut], config: PipelineConfig
+) -> dict[str, Any]:
+    """Return all that the measurements depend on."""
     fit = dataclasses.replace(config.train.fit, workers=0)
     train = dataclasses.replace(config.train, fit=fit)
     described = dataclasses.asdict(dataclasses.replace(config, train=train))
     # more folds, rounds or targets go on from what is there
     for name in ("test_folds", "rounds", "fa_per_hour"):
         del described[name]
-    given = {
-        "config": described,
-        "data": _fingerprints(selection) | {"noise": manifests.fingerprint(noises)},
-    }
-    path = out / _CLAIM
-    known = json.loads(json.dumps(given))
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != known:
-        raise RequestError(
-            f"{out}: holds measurements of other keywords, clips or settings (see {path}); give "
-            "another --out, or delete that folder"
-        )
-    write_json(path, known)
+    sounds = {"noise": manifests.fingerprint(noises), "rooms": manifests.fingerprint(rooms)}
+    return {"config": described, "data": _fingerprints(selection) | sounds}
 
 
 def _round(

@@ -14,6 +14,7 @@ import torch
 from lhotse.cut import Cut
 
 from speechkit import manifests
+from speechkit.claims import claim
 from speechkit.errors import RequestError
 from speechkit.files import write_json
 from speechkit.kws.clips import Clip, load_clips
@@ -77,6 +78,16 @@ class Split:
     negatives: list[Clip]
     noises: list[Clip]
     silent: frozenset[str] = frozenset()
+
+    def fingerprints(self) -> dict[str, Any]:
+        """Say in a few digits each which clips these are."""
+        return {
+            "positives": {
+                keyword: _fingerprint(clips) for keyword, clips in self.positives.items()
+            },
+            "negatives": _fingerprint(self.negatives),
+            "noises": _fingerprint(self.noises),
+        }
 
 
 def train(
@@ -165,7 +176,13 @@ def train_spotter(
     init: Path | None = None,
 ) -> Spotter:
     """Train on decoded clips; return the best spotter, its thresholds frozen on ``dev``."""
-    _claim(out, config, [training, dev], hard, init)
+    clips = {
+        "training": training.fingerprints(),
+        "dev": dev.fingerprints(),
+        "rooms": _fingerprint(responses),
+        "hard": _fingerprint(hard),
+    }
+    claim(out, _run(config, clips, init))
     spotter = _new_spotter(list(training.positives), config, init)
     labels = spotter.config.labels
     other = labels.index(UNKNOWN if config.classes == "unknown-silence" else BACKGROUND)
@@ -213,38 +230,19 @@ def _dev_set(dev: Split, snr_db: float, *, negative_draws: int) -> DevSet:
     )
 
 
-def _claim(
-    out: Path, config: TrainConfig, splits: Sequence[Split], hard: Sequence[Clip], init: Path | None
-) -> None:
-    """Take ``out`` for this run; refuse a folder with the state of another one.
-
-    Raises
-    ------
-    RequestError
-        if ``out`` was begun with other settings or clips, so that resuming would mix two runs.
-    """
-    digest = hashlib.sha256()
-    for split in splits:
-        for clips in (*split.positives.values(), split.negatives, split.noises):
-            digest.update(json.dumps(sorted(clip.id for clip in clips)).encode())
-    digest.update(json.dumps(sorted(clip.id for clip in hard)).encode())
-    run = {
-        # how many processes make the batches changes nothing in them
-        "config": dataclasses.asdict(
-            dataclasses.replace(config, fit=dataclasses.replace(config.fit, workers=0))
-        ),
-        "clips": digest.hexdigest()[:16],
+def _run(config: TrainConfig, clips: dict[str, Any], init: Path | None) -> dict[str, Any]:
+    """Return all that a run depends on."""
+    # how many processes make the batches changes nothing in them
+    fit_config = dataclasses.replace(config.fit, workers=0)
+    return {
+        "config": dataclasses.asdict(dataclasses.replace(config, fit=fit_config)),
+        "clips": clips,
         "init": None if init is None else str(init),
     }
-    path = out / "resume" / "run.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(
-        json.dumps(run)
-    ):
-        raise RequestError(
-            f"{out}: holds a run with other settings or clips (see {path}); give another --out, or "
-            "delete that folder"
-        )
-    write_json(path, run)
+
+
+def _fingerprint(clips: Iterable[Clip]) -> str:
+    return hashlib.sha256(json.dumps(sorted(clip.id for clip in clips)).encode()).hexdigest()[:16]
 
 
 def freeze(spotter: Spotter, dev: dict[str, Scored], config: TrainConfig) -> Spotter:

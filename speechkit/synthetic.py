@@ -11,7 +11,6 @@ Equal configurations give equal bytes, however many processes make them. Splits 
 timbre nor a sentence, and two accents are heard in the test split only.
 """
 
-import json
 import logging
 import multiprocessing
 import shutil
@@ -29,9 +28,9 @@ from lhotse.supervision import AlignmentItem
 from speechkit import manifests
 from speechkit.acoustics import NOISES, T60_S, babble, noise, room_impulse_response
 from speechkit.audio import SAMPLE_RATE, Audio, write_wav
+from speechkit.claims import claim
 from speechkit.errors import JobError, RequestError
 from speechkit.espeak import phonemes, speak
-from speechkit.files import write_json
 from speechkit.phrases import confusables, normalize, sentence, without
 from speechkit.synthetic_clips import (
     SPLITS,
@@ -121,7 +120,12 @@ def prepare(out: Path, config: SyntheticConfig) -> dict[str, CutSet]:
         if the extra ``synth`` is missing, a keyword cannot be spoken, or ``out`` holds a corpus
         of another configuration.
     """
-    _claim(out, config)
+    wanted = asdict(config)
+    del wanted["workers"]
+    begun = (out / _CONFIG_NAME).exists()
+    if not begun and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RequestError(f"{out}: holds something else; give a new or empty folder")
+    claim(out, wanted, file=_CONFIG_NAME)
     if not (out / manifests.CUTS_NAME).exists():
         cuts = list(_speak_all(plan(config), out, workers=config.workers))
         for split in SPLITS:
@@ -152,25 +156,6 @@ def plan(config: SyntheticConfig) -> list[Clip]:
             clips += _repeated(phrase, None, config, voices)
     clips = list({clip.id: clip for clip in clips}.values())  # keywords may share confusables
     return clips + list(_sentences(config, voices))
-
-
-def _claim(out: Path, config: SyntheticConfig) -> None:
-    """Check that ``out`` is free or of this configuration, and note the configuration in it."""
-    wanted: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    del wanted["workers"]
-    path = out / _CONFIG_NAME
-    if not path.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise RequestError(f"{out}: holds something else; give a new or empty folder")
-        write_json(path, wanted)
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    differing = sorted(key for key in wanted if found.get(key) != wanted[key])
-    if differing:
-        raise RequestError(
-            f"{out}: was made with other settings ({', '.join(differing)}); "
-            "give another folder, or delete this one"
-        )
 
 
 def _repeated(

@@ -1,7 +1,6 @@
 """``speechkit density train``: from bytes to a model folder."""
 
 import dataclasses
-import json
 import logging
 import sys
 from dataclasses import dataclass
@@ -10,13 +9,13 @@ from typing import Any, Literal
 
 import torch
 
+from speechkit.claims import claim
 from speechkit.density.artifact import Artifact, check_shape
 from speechkit.density.corpus import Corpus
 from speechkit.density.fit import Plan, fit
 from speechkit.density.model import DensityConfig, DensityModel
 from speechkit.density.optimisation import FitConfig, total_steps
 from speechkit.density.sources import CorpusName, SourceConfig, open_corpus
-from speechkit.errors import RequestError
 from speechkit.files import write_json
 from speechkit.initialisation import Reading
 from speechkit.presets import preset as preset_of
@@ -142,7 +141,7 @@ def train_model(
     )
     artifact = Artifact.of(new_model(shape, seed=config.seed), corpus, preset=preset)
     run = _describe(corpus, preset, artifact, plan)
-    _claim(out, run)
+    claim(out, run)
     logger.info(
         "%s; %s parameters, %d steps of %d x %d bytes",
         corpus.summary(),
@@ -167,7 +166,7 @@ def new_model(config: DensityConfig, *, seed: int) -> DensityModel:
 def _describe(corpus: Corpus, preset: str, artifact: Artifact, plan: Plan) -> dict[str, Any]:
     """Return all that a run depends on, as JSON."""
     settings = dataclasses.asdict(plan.config)
-    described = {
+    return {
         "preset": preset,
         "model": dataclasses.asdict(artifact.model.config),
         "recipe": dataclasses.asdict(plan.recipe),
@@ -175,23 +174,3 @@ def _describe(corpus: Corpus, preset: str, artifact: Artifact, plan: Plan) -> di
         "steps": plan.steps,
         "corpus": corpus.fingerprint(),
     }
-    return json.loads(json.dumps(described))
-
-
-def _claim(out: Path, run: dict[str, Any]) -> None:
-    """Take ``out`` for this run; refuse a folder with the state of another one.
-
-    Raises
-    ------
-    RequestError
-        if ``out`` was begun with other settings or data, so that resuming would mix two runs.
-    """
-    path = out / "resume" / "run.json"
-    if path.is_file():
-        other = json.loads(path.read_text(encoding="utf-8"))
-        if differing := [name for name in run if other.get(name) != run[name]]:
-            raise RequestError(
-                f"{out}: holds a run of preset {other.get('preset')} that differs in "
-                f"{', '.join(differing)} (see {path}); give another --out, or delete that folder"
-            )
-    write_json(path, run)

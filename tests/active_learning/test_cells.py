@@ -49,7 +49,7 @@ def test_rows_of_other_settings_are_refused(tmp_path):
     cells(tmp_path / "here", file, heard_h=2).add("a", ROW)
     with pytest.raises(RequestError, match="row 1: is of other settings"):
         cells(tmp_path / "there", file, heard_h=3)
-    with pytest.raises(RequestError, match="holds the results of other settings"):
+    with pytest.raises(RequestError, match="holds a run with other settings"):
         cells(tmp_path / "here", heard_h=3)
 
 

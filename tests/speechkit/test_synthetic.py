@@ -138,7 +138,7 @@ def test_a_finished_corpus_is_left_alone_and_can_be_moved(corpus, tmp_path, monk
     monkeypatch.setattr(synthetic, "render", None)
     again = prepare(out, replace(CONFIG, workers=3))
     assert [c.id for c in again["test"]] == [c.id for c in splits["test"]]
-    with pytest.raises(RequestError, match=r"other settings \(seed\)"):
+    with pytest.raises(RequestError, match="seed 11 there, 12 given"):
         prepare(out, replace(CONFIG, seed=12))
     moved = out.rename(tmp_path / "moved")
     try:
