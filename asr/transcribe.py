@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 import soundfile
 from rich.console import Console
-from rich.progress import Progress
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 from speechkit.asr import formats
 from speechkit.asr.decoding import DecodingConfig
@@ -69,17 +70,18 @@ def transcribe(
             f"{model}: reads stored features, not audio; give cuts to `speechkit asr evaluate`"
         )
     failed = []
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        for (name, source), path in progress.track(
-            list(zip(recordings, paths, strict=True)), description="transcribing"
-        ):
+    with _progress() as progress:
+        bar = progress.add_task("", total=len(recordings))
+        for (name, source), path in zip(recordings, paths, strict=True):
+            progress.update(bar, description=escape(name))
             try:
                 hypothesis, duration_s = _transcribe(transcriber, source, rate)
             except JobError as error:
                 failed.append(name)
                 logger.warning("%s", error)
                 continue
+            finally:
+                progress.advance(bar)
             if path is not None:
                 write_text(path, render(hypothesis, format, name=name, duration_s=duration_s))
             else:
@@ -88,6 +90,13 @@ def transcribe(
         shown = ", ".join(failed)
         logger.warning("%d of %d not transcribed: %s", len(failed), len(recordings), shown)
     return 1 if failed else 0
+
+
+def _progress() -> Progress:
+    """Show which recording is heard and for how long, since one may last for hours."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _recordings(files: list[str]) -> Iterator[tuple[str, str]]:
