@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from speechkit.errors import RequestError
+from speechkit.ranges import require
 
 Weights = tuple[Tensor, ...] | list[Tensor]
 
@@ -72,11 +72,11 @@ class FitConfig:
     strategy: str = "auto"
 
     def __post_init__(self) -> None:
-        counts = ("epochs", "accumulate", "average_epochs", "devices", "nodes")
-        if low := [name for name in counts if getattr(self, name) < 1]:
-            raise RequestError(f"{low[0]} {getattr(self, low[0])}: give 1 or more")
-        if not 0 <= self.averaging < 1:
-            raise RequestError(f"averaging {self.averaging}: give 0 for none, or less than 1")
+        require(self, "epochs", "accumulate", "average_epochs", "devices", "nodes", at_least=1)
+        require(self, "learning_rate", "clip_norm", "max_minutes", above=0)
+        require(self, "weight_decay", "warmup_steps", "spec_augment_after", at_least=0)
+        require(self, "consistency", "workers", at_least=0)
+        require(self, "averaging", at_least=0, below=1)
 
     def rate(self, step: int, steps: int, *, clock: float = 0.0) -> float:
         """Return the learning rate of a step of so many, as a share of the highest.

@@ -22,6 +22,7 @@ from speechkit.audio import Audio
 from speechkit.batching import BatchConfig, CutBatch
 from speechkit.errors import RequestError
 from speechkit.features import Inputs, Statistics
+from speechkit.ranges import require, require_ascending
 from speechkit.seeds import seed_of
 from speechkit.specaugment import SpecAugmentConfig
 
@@ -57,13 +58,10 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         if not self.speeds or not all(0.25 <= speed <= 4 for speed in self.speeds):
             raise RequestError(f"speeds {self.speeds}: give at least one factor of 0.25 to 4")
-        if not 0 <= self.vocal_tract < 0.5:
-            raise RequestError(f"vocal_tract {self.vocal_tract}: give a share of 0 to 0.5")
-        if not 0 <= self.noise_probability <= 1 or self.snr_db[0] > self.snr_db[1]:
-            raise RequestError(
-                f"noise_probability {self.noise_probability}, snr_db {self.snr_db}: give a share "
-                "of 0 to 1, and two ascending numbers"
-            )
+        require(self, "vocal_tract", at_least=0, below=0.5)
+        require(self, "noise_probability", at_least=0, at_most=1)
+        require(self, "gain_db", at_least=0)
+        require_ascending(self, "snr_db")
 
 
 @dataclass(frozen=True, slots=True)

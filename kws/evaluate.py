@@ -1,6 +1,7 @@
 """``speechkit kws evaluate``: miss rates at false alarms per hour, of a model on any recordings."""
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from speechkit.kws.clips import Clip, load_clips
 from speechkit.kws.detector import Detector
 from speechkit.kws.measure import listen, listen_amid
 from speechkit.kws.report import CLEAN, Measured, parse_snr, rows_of, write_evaluation
+from speechkit.kws.rows import normalise
 from speechkit.kws.select import select
 from speechkit.kws.spotter import Spotter
 from speechkit.kws.streams import background_stream, keyword_streams, negative_streams
@@ -61,13 +63,17 @@ def evaluate(
         audible, as the benchmark of Picovoice does; without it, each keyword alone, and all of
         the negatives.
     """
-    if not all(target > 0 for target in fa_per_hour):
-        raise RequestError(f"fa_per_hour {fa_per_hour}: targets must be positive")
+    if not fa_per_hour or not all(0 < target < math.inf for target in fa_per_hour):
+        raise RequestError(f"fa_per_hour {fa_per_hour}: give targets that are positive")
+    if background_hours is not None and not 0 < background_hours < math.inf:
+        raise RequestError(f"background_hours {background_hours}: give a positive number")
+    if seed < 0:
+        raise RequestError(f"seed {seed}: give 0 or more")
     for condition in snr:
         parse_snr(condition)
     detector = Detector.load(model)
     spotter = detector.spotter
-    chosen = keywords or list(spotter.keywords)
+    chosen = [normalise(keyword) for keyword in keywords or spotter.keywords]
     if unknown := sorted(set(chosen) - set(spotter.keywords)):
         raise RequestError(
             f"keyword {', '.join(unknown)}: the model knows {', '.join(spotter.keywords)}"
@@ -88,7 +94,8 @@ def evaluate(
         background_hours=background_hours,
     )
     rows = rows_of(measured, model=str(model), targets=fa_per_hour, thresholds=frozen(spotter))
-    broken = {id_: why for part in [*found.values(), others] for id_, why in part.broken.items()}
+    heard = [*found.values(), others, *([noises] if noises else [])]
+    broken = {id_: why for part in heard for id_, why in part.broken.items()}
     write_evaluation(
         out,
         measured,

@@ -29,6 +29,7 @@ from speechkit.kws.measure import Scored, listen, mean_frr
 from speechkit.kws.scenes import IGNORED, Batch, SceneBatches
 from speechkit.kws.spotter import Spotter
 from speechkit.kws.streams import Stream
+from speechkit.ranges import require
 from speechkit.training import make_trainer, rewind_log, run, write_line, write_state
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,13 @@ class FitConfig:
     mask_bands: int = 8
     mask_frames: int = 20
     workers: int = 1
+
+    def __post_init__(self) -> None:
+        require(self, "epochs", "steps", "patience", at_least=1)
+        require(self, "learning_rate", "clip_norm", above=0)
+        require(self, "drop", above=0, below=1)
+        require(self, "averaging", at_least=0, below=1)
+        require(self, "drops", "weight_decay", "mask_bands", "mask_frames", "workers", at_least=0)
 
 
 @dataclass(frozen=True)

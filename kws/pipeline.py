@@ -22,10 +22,18 @@ from speechkit.kws.clips import Clip, load_clips
 from speechkit.kws.detector import Detector
 from speechkit.kws.evaluate import CONDITIONS, FA_PER_HOUR, count_notes, measure_conditions
 from speechkit.kws.mining import excerpt, find_alarms
-from speechkit.kws.report import Measured, load_scored, rows_of, save_scored, write_evaluation
+from speechkit.kws.report import (
+    Measured,
+    load_scored,
+    parse_snr,
+    rows_of,
+    save_scored,
+    write_evaluation,
+)
 from speechkit.kws.select import Selection, select
 from speechkit.kws.spotter import Spotter
 from speechkit.kws.train import Split, TrainConfig, decode, part, train_spotter
+from speechkit.ranges import require
 from speechkit.reports import provenance
 
 logger = logging.getLogger(__name__)
@@ -61,6 +69,13 @@ class PipelineConfig:
     conditions: tuple[str, ...] = CONDITIONS
     fa_per_hour: tuple[float, ...] = FA_PER_HOUR
     train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        require(self, "folds", at_least=2)
+        require(self, "rounds", at_least=1)
+        require(self, "fa_per_hour", above=0)
+        for condition in self.conditions:
+            parse_snr(condition)
 
 
 @dataclass(frozen=True)

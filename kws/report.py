@@ -1,6 +1,7 @@
 """What an evaluation leaves behind: rows, a table for people, a DET curve, an SNR sweep, scores."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,12 @@ def parse_snr(condition: str) -> float | None:
     if condition == CLEAN:
         return None
     try:
-        return float(condition.removesuffix("dB").strip())
+        snr_db = float(condition.removesuffix("dB").strip())
     except ValueError:
-        raise RequestError(
-            f"SNR {condition!r}: give {CLEAN!r} or a number of dB, such as 5"
-        ) from None
+        snr_db = math.nan
+    if not math.isfinite(snr_db):
+        raise RequestError(f"SNR {condition!r}: give {CLEAN!r} or a number of dB, such as 5")
+    return snr_db
 
 
 def rows_of(

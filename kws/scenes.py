@@ -32,6 +32,7 @@ from speechkit.augment import (
 )
 from speechkit.errors import RequestError
 from speechkit.kws.clips import Clip
+from speechkit.ranges import require, require_ascending
 
 IGNORED = -100
 
@@ -94,6 +95,16 @@ class SceneConfig:
     rir_probability: float = 0.3
     speed: tuple[float, float] = (0.88, 1.12)
     gain_db: tuple[float, float] = (-20.0, 5.0)
+
+    def __post_init__(self) -> None:
+        require(self, "scenes", "windows", at_least=1)
+        require(self, "warmup_s", "jitter_s", at_least=0)
+        require(self, "length_s", above=0)
+        shares = ("positive_share", "hard_share", "noise_share")
+        chances = (name for name in vars(self) if name.endswith("_probability"))
+        require(self, *shares, *chances, at_least=0, at_most=1)
+        require(self, "noise_speed", "speed", at_least=0.25, at_most=4)
+        require_ascending(self, "snr_db", "noise_speed", "speed", "gain_db")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from speechkit.kws.spotter import (
     Threshold,
 )
 from speechkit.kws.streams import Stream, keyword_streams, negative_streams
+from speechkit.ranges import require
 from speechkit.reports import provenance
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,11 @@ class TrainConfig:
     fa_per_hour: float = 0.5
     snr_db: float = 5.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self, "fa_per_hour", above=0)
+        require(self, "snr_db")
+        require(self, "seed", at_least=0)
 
 
 @dataclass(frozen=True)

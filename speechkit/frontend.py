@@ -16,8 +16,9 @@ from torch import Tensor
 
 from speechkit.errors import RequestError
 from speechkit.frontend_base import Frontend, FrontendStream
-from speechkit.mel import AUTO, MelConfig, require_positive
+from speechkit.mel import AUTO, MelConfig
 from speechkit.pcen import Pcen, PcenConfig
+from speechkit.ranges import require
 
 __all__ = [
     "Frontend",
@@ -48,7 +49,7 @@ class LogMelConfig(MelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._fill("log_floor", torch.finfo(torch.float32).eps if self.kaldi else 1.0)
-        require_positive(log_floor=self.log_floor)
+        require(self, "log_floor", above=0)
 
 
 class LogMel(Frontend):
@@ -94,8 +95,7 @@ class MfccConfig(LogMelConfig):
             raise RequestError(
                 f"coefficients {self.coefficients}: give 1 to {self.mels}, the number of mels"
             )
-        if not 0 <= self.lifter < math.inf:
-            raise RequestError(f"lifter {self.lifter}: give 0 for none, or a positive number")
+        require(self, "lifter", at_least=0)
 
 
 class Mfcc(Frontend):

@@ -210,13 +210,6 @@ def mel_filters(config: MelConfig) -> Tensor:
     return weights
 
 
-def require_positive(**values: float) -> None:
-    """Refuse a named value that is not positive and finite."""
-    for name, value in values.items():
-        if not 0 < value < math.inf:
-            raise RequestError(f"{name} {value}: must be positive")
-
-
 def _refuse_empty(weights: Tensor, corners_hz: Tensor, config: MelConfig) -> None:
     empty = (weights.sum(0) == 0).nonzero().flatten().tolist()
     if empty:

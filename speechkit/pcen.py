@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechkit.errors import RequestError
 from speechkit.frontend_base import Frontend
-from speechkit.mel import MelConfig, require_positive
+from speechkit.mel import MelConfig
+from speechkit.ranges import require
 
 # frames summed by one product with a triangular matrix
 BLOCK_FRAMES = 64
@@ -42,9 +42,8 @@ class PcenConfig(MelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.s < 1:
-            raise RequestError(f"s {self.s}: must lie between 0 and 1, both excluded")
-        require_positive(alpha=self.alpha, delta=self.delta, r=self.r, eps=self.eps)
+        require(self, "s", above=0, below=1)
+        require(self, "alpha", "delta", "r", "eps", above=0)
 
 
 class Pcen(Frontend):

@@ -12,6 +12,7 @@ from speechkit.density.corpus import Corpus
 from speechkit.density.model import DensityModel
 from speechkit.errors import RequestError
 from speechkit.presets import Recipe
+from speechkit.ranges import require
 
 Precision = Literal["32", "bf16", "16"]
 
@@ -77,14 +78,12 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("batch", "steps", "epochs", "accumulate", "validate_every", "log_every")
-        for name in (*counts, "devices", "nodes"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise RequestError(f"{name} {value}: give 1 or more")
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise RequestError(f"ema {self.ema}: give 0 for none, or less than 1")
-        if self.table_rate is not None and self.table_rate <= 0:
-            raise RequestError(f"table_rate {self.table_rate}: give more than 0, such as 1")
+        require(self, "batch", "steps", "epochs", "accumulate", at_least=1)
+        require(self, "validate_every", "log_every", "devices", "nodes", at_least=1)
+        require(self, "learning_rate", "clip", "table_rate", above=0)
+        require(self, "warmup_steps", "weight_decay", "seed", at_least=0)
+        require(self, "valid_windows", "valid_min_context", at_least=0)
+        require(self, "ema", at_least=0, below=1)
 
     def recipe(self, default: Recipe) -> Recipe:
         """Return a preset's recipe with what was given in place of it."""

@@ -125,7 +125,7 @@ def test_broken_clips_are_named_and_the_rest_is_measured(tmp_path, corpus, model
     manifest = folder / "some_broken.jsonl"
     manifest.write_text("\n".join([*lines, *map(json.dumps, broken)]) + "\n")
     given = corpus | {"negatives": manifest}
-    assert evaluate(model, given, tmp_path, "--snr", "clean") == 0
+    assert evaluate(model, given, tmp_path, "--snr", "clean", "--keywords", "Computer") == 0
     named = json.loads((tmp_path / "report.json").read_text())["broken"]
     assert sorted(id_.rsplit("/", 1)[1] for id_ in named) == ["gone.wav", "text.wav"]
 
@@ -135,7 +135,10 @@ def test_broken_clips_are_named_and_the_rest_is_measured(tmp_path, corpus, model
     [
         (["--keywords", "jarvis"], 2, "the model knows computer"),
         (["--snr", "loud"], 2, "give 'clean' or a number"),
-        (["--fa-per-hour", "0"], 2, "must be positive"),
+        (["--fa-per-hour", "0"], 2, "give targets that are positive"),
+        (["--snr", "inf"], 2, "SNR 'inf': give 'clean' or a number of dB"),
+        (["--seed", "-1"], 2, "seed -1: give 0 or more"),
+        (["--background-hours", "0"], 2, "background_hours 0.0: give a positive number"),
         (["--noise", "nowhere.jsonl"], 2, "no such manifest"),
     ],
 )
@@ -144,6 +147,24 @@ def test_evaluate_refuses(tmp_path, corpus, model, capsys, words, status, said):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert said in error
     assert not (tmp_path / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--fit.learning-rate", "-1"], "learning_rate -1.0: give more than 0"),
+        (["--fit.epochs", "0"], "epochs 0: give 1 or more"),
+        (["--scenes.snr-db", "[5,-5]"], "snr_db 5 -5: give two ascending numbers"),
+        (["--scenes.rir-probability", "1.5"], "rir_probability 1.5: give 0 or more and 1"),
+        (["--seed", "-1"], "seed -1: give 0 or more"),
+    ],
+)
+def test_settings_out_of_range_are_refused_before_any_work(tmp_path, corpus, capsys, words, said):
+    given = ["--positives", corpus["positives"], "--negatives", corpus["negatives"]]
+    out = tmp_path / "out"
+    assert run("kws", "train", "--keywords", "computer", *given, "--out", out, *words) == 2
+    assert said in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_a_keyword_that_no_row_has_is_refused_with_what_there_is(tmp_path, corpus, capsys):

@@ -247,11 +247,11 @@ def test_the_default_is_that_of_the_paper():
         ({"type": "logmel", "low_hz": 7700}, "must rise within 0 to 8000 Hz"),
         ({"type": "logmel", "mels": 200}, r"band \d+ \(\d+ to \d+ Hz\) holds no bin"),
         ({"type": "logmel", "kaldi": True, "mel_norm": "slaney"}, "kaldi goes with htk and none"),
-        ({"type": "logmel", "log_floor": 0.0}, "log_floor 0.0: must be positive"),
+        ({"type": "logmel", "log_floor": 0.0}, "log_floor 0.0: give more than 0"),
         ({"type": "mfcc", "coefficients": 41}, "coefficients 41: give 1 to 40"),
         ({"type": "mfcc", "lifter": -1.0}, "lifter -1.0"),
-        ({"type": "pcen", "s": 1.0}, "s 1.0: must lie between 0 and 1"),
-        ({"type": "pcen", "delta": 0.0}, "delta 0.0: must be positive"),
+        ({"type": "pcen", "s": 1.0}, "s 1.0: give more than 0 and less than 1"),
+        ({"type": "pcen", "delta": 0.0}, "delta 0.0: give more than 0"),
     ],
 )
 def test_a_wrong_description_is_refused_with_what_is_allowed(description, message):
