@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from speechkit.active_learning.blocks import OK, digest, read_scores
+from speechkit.active_learning.blocks import OK, digest
 from speechkit.active_learning.composition import composition, describe
 from speechkit.active_learning.curves import Curve, areas_per_seed, label_saving, reduction
+from speechkit.active_learning.joined_scores import read_joined
 from speechkit.active_learning.jsonl import read_rows
 from speechkit.active_learning.plots import plot_correlations, plot_curves, plot_differences
 from speechkit.active_learning.results import Axis, Results, results_path
@@ -69,7 +70,7 @@ def compare(
     *,
     out: Path,
     metrics: list[str] | None = None,
-    scores: Path | None = None,
+    scores: list[Path] | None = None,
     selections: list[Path] | None = None,
     config: ComparisonConfig = ComparisonConfig(),
 ) -> None:
@@ -86,16 +87,18 @@ def compare(
         errors to compare, lower is better; by default those of wer, cer, loss, error, test_wer and
         test_cer that are there.
     scores
-        a folder of scores, for the rank correlations between scorers.
+        folders of scores of one pool, for the rank correlations between scorers; a simulation's are
+        in OUT/seed-N/scores.
     selections
-        folders that `al select` wrote, whose make-up is compared (with --scores, to the pool's).
+        folders that `al select` wrote, whose make-up is compared (with --scores, to the pool's); a
+        simulation's are in OUT/seed-N/selections.
     """
     results = Results.read(runs)
     wanted = _metrics(results, metrics)
     if config.baseline not in results.strategies:
         known = ", ".join(results.strategies)
         raise RequestError(f"baseline {config.baseline!r}: not among the strategies ({known})")
-    table = None if scores is None else read_scores(scores)
+    table = read_joined(scores) if scores else None
     report: Json = {
         **provenance(
             seed=config.seed, data={str(run): digest(read_rows(results_path(run))) for run in runs}

@@ -31,6 +31,7 @@ from speechkit.active_learning.jsonl import Row
 from speechkit.active_learning.query import Query
 from speechkit.active_learning.score import score_pool
 from speechkit.active_learning.scoring import ScoringConfig
+from speechkit.active_learning.select import write_selection
 from speechkit.active_learning.selection import DIVERSE, choose
 from speechkit.errors import RequestError
 
@@ -265,6 +266,8 @@ class _Run:
         for share in shares:
             budget = self._budget(share)
             selection = choose(table, budget, config=query.selection(self.seed))
+            chosen = self.folder / "selections" / self._name(query.name, share)
+            write_selection(chosen, selection, scores=table, pool=self.split.pool)
             self._cell(query.name, share, [cuts[id_] for id_ in selection.ids])
 
     def _scores(self, query: Query) -> pa.Table:

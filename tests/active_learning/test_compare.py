@@ -6,6 +6,7 @@ import pytest
 from speechkit import cli
 from speechkit.active_learning.blocks import commit, cut_blocks, finish
 from speechkit.active_learning.compare import ComparisonConfig, compare
+from speechkit.active_learning.joined_scores import read_joined
 from speechkit.active_learning.jsonl import write_rows
 from speechkit.errors import RequestError
 
@@ -146,7 +147,7 @@ def test_scores_and_selections(tmp_path):
         commit(block, [rows[id_] for id_ in block.ids], tmp_path / "scores")
     finish(blocks, tmp_path / "scores")
     write_rows(tmp_path / "long/selection.jsonl", [rows["29"], rows["28"]])
-    report = run(tmp_path, results(), scores=tmp_path / "scores", selections=[tmp_path / "long"])
+    report = run(tmp_path, results(), scores=[tmp_path / "scores"], selections=[tmp_path / "long"])
     found = report["correlations"]
     at = found["columns"].index
     assert found["clips"] == 29
@@ -160,6 +161,33 @@ def test_scores_and_selections(tmp_path):
     assert "What was selected" in (tmp_path / "out/report.md").read_text()
     report = run(tmp_path, results(), selections=[tmp_path / "long"])
     assert report["selections"][str(tmp_path / "long")]["seconds"] == 59
+
+
+def test_scores_written_apart_are_joined(tmp_path):
+    def write(name, ids, status, **columns):
+        rows = {
+            id_: {"id": id_, "duration_s": 1.0, "status": status.get(id_, "ok"), "error": None}
+            | {column: float(number) for column, number in columns.items()}
+            for id_ in ids
+        }
+        blocks = cut_blocks(rows, size=3)
+        for block in blocks:
+            commit(block, [rows[id_] for id_ in block.ids], tmp_path / name)
+        finish(blocks, tmp_path / name)
+
+    write("scores/1", "abcd", {"b": "failed"}, egl=1)
+    write("scores/2", "abcd", {"c": "failed"}, entropy=2, egl=9)
+    joined = read_joined([tmp_path / "scores"])
+    assert joined["id"].to_pylist() == list("abcd")
+    assert joined["status"].to_pylist() == ["ok", "failed", "failed", "ok"]
+    assert set(joined["egl"].to_pylist()) == {1.0}
+    assert set(joined["entropy"].to_pylist()) == {2.0}
+    assert joined.equals(read_joined([tmp_path / "scores/1", tmp_path / "scores/2"]))
+    write("other", "abce", {}, margin=1)
+    with pytest.raises(RequestError, match="scores of other clips"):
+        read_joined([tmp_path / "scores", tmp_path / "other"])
+    with pytest.raises(RequestError, match="holds no scores"):
+        read_joined([tmp_path / "nothing"])
 
 
 def test_as_a_verb(tmp_path, capsys):

@@ -5,10 +5,12 @@ import pytest
 
 from speechkit.active_learning import simulate as simulate_function
 from speechkit.active_learning.compare import ComparisonConfig, compare_metric
+from speechkit.active_learning.joined_scores import read_joined
 from speechkit.active_learning.jsonl import read_rows
 from speechkit.active_learning.query import Query
 from speechkit.active_learning.results import Results
 from speechkit.active_learning.scoring import ScoringConfig
+from speechkit.active_learning.select import read_selection
 from speechkit.active_learning.simulate import (
     SimulationConfig,
     Split,
@@ -88,6 +90,11 @@ def test_cells_are_paired_and_told_apart(tmp_path):
             assert table[seed, name, 0.2]["clips"] == 4
             assert table[seed, name, 0.4]["clips"] == 8
             assert 0 < table[seed, name, 0.2]["seconds"] < table[seed, name, 0.4]["seconds"]
+    # what was chosen is kept as `al select` would, and one pool's scores can be correlated
+    for selected in (tmp_path / "seed-0" / "selections").iterdir():
+        chosen, cuts = read_selection(selected)
+        assert len(chosen) == len(cuts) in (4, 8)
+    assert {"random", "egl:k=2"} <= set(read_joined([tmp_path / "seed-0/scores"]).column_names)
     # every query goes on from the base model of its own seed
     assert all(init == 4 for name, _, init, _ in learner.fits if name != "base")
     compared = compare_metric(results, "wer", ComparisonConfig(draws=50))
