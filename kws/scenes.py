@@ -271,7 +271,12 @@ class SceneBatches(Dataset[Batch]):
             end = skipped + math.ceil(factor * (self.samples - at))
             audio = change_speed(clip.part(skipped, end), factor)
             scene.lay(audio, at)
-            scene.spoken.append((clip.span.shifted(-skipped).scaled(1 / factor).shifted(at), label))
+            if len(clip.samples) > 2 * self.window:
+                # its span is its loudest stretch, but it speaks elsewhere too
+                span = Span(0, len(audio))
+            else:
+                span = clip.span.shifted(-skipped).scaled(1 / factor)
+            scene.spoken.append((span.shifted(at), label))
             at += len(audio)
         inside = [span for span, _ in scene.spoken if self._fits(span)]
         if inside:

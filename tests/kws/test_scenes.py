@@ -327,3 +327,15 @@ def test_spans_of_the_clip_decide_not_its_length():
     for audio, target in windows_of(batch):
         if target == KEYWORD:
             assert (level_at(audio, 2_000.0) > 1e-3).sum() >= 48
+
+
+def test_a_long_clip_is_speech_outside_its_loudest_stretch_too():
+    loud, pause, soft = tone(2.0, 500.0), noise(1.0, level=1e-4), tone(4.0, 500.0, level=0.1)
+    span = Span(samples(5), samples(7))
+    clip = clip_of(np.concatenate([soft, pause, loud, pause, soft]), span=span)
+    silence, unknown = 0, 1
+    material = Material(positives=POSITIVES, negatives=[(clip, unknown)], silence=silence)
+    config = dataclasses.replace(PLAIN, positive_share=0.0, noise_share=0.0)
+    dataset = batches(material, config, keywords=(2,))
+    for step in range(5):
+        assert all(target == unknown for _, target in windows_of(dataset[step]))
