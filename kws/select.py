@@ -76,6 +76,11 @@ def select(
     )
 
 
+def free_of(cuts: Sequence[Cut], keywords: Sequence[str]) -> list[Cut]:
+    """Return the cuts that are negatives for all keywords."""
+    return _negative_for_all(cuts, [sort_rows(cuts, keyword) for keyword in keywords])
+
+
 def _negative_for_all(cuts: Sequence[Cut], rows: Sequence[Rows]) -> list[Cut]:
     """Return the cuts that are negatives for every keyword."""
     shared = set.intersection(*({cut.id for cut in one.negatives} for one in rows))

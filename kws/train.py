@@ -21,7 +21,7 @@ from speechkit.kws.clips import Clip, load_clips
 from speechkit.kws.fit import DevSet, FitConfig, fit
 from speechkit.kws.measure import Scored, operating_point
 from speechkit.kws.scenes import Material, SceneBatches, SceneConfig
-from speechkit.kws.select import select
+from speechkit.kws.select import free_of, select
 from speechkit.kws.spotter import (
     BACKGROUND,
     SILENCE,
@@ -150,7 +150,10 @@ def train(
     responses = load_clips(_read(rir), what="room responses").clips if rir else []
     # mining may have found nothing
     alarms = [cut for source in hard or [] for cut in manifests.read(source, allow_empty=True)]
-    mined = load_clips(alarms, what="hard negatives").clips
+    free = free_of(alarms, keywords)
+    if len(free) < len(alarms):
+        logger.warning("%d hard negatives left out: may hold a keyword", len(alarms) - len(free))
+    mined = load_clips(free, what="hard negatives").clips
     spotter = train_spotter(
         training, dev, out=out, config=config, responses=responses, hard=mined, init=init
     )

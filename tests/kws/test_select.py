@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from speechkit import manifests
 from speechkit.errors import RequestError
-from speechkit.kws.select import select
+from speechkit.kws.select import free_of, select
 
 
 def manifest(folder, name, rows):
@@ -68,3 +69,15 @@ def test_wrong_requests(tmp_path):
         select(["yes", "Yes"], positives=[words], negatives=[])
     with pytest.raises(RequestError, match="they hold yes"):
         select(["maybe"], positives=[words], negatives=[])
+
+
+def test_what_may_hold_a_keyword_is_no_hard_negative(tmp_path):
+    rows = [
+        ("computer", None),
+        (None, "my Computer!"),
+        ("athena", None),
+        (None, "a jarvis"),
+        (None, "hi"),
+    ]
+    cuts = list(manifests.read(manifest(tmp_path, "mined", rows)))
+    assert free_of(cuts, ["computer", "Jarvis"]) == [cuts[2], cuts[4]]
