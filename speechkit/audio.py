@@ -32,6 +32,9 @@ _LOUDEST = 2.0**31
 _PROMISED = re.compile(r"^\s*(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_SIZE = 0x7FFFF000
 
+# of a page of Ogg (RFC 3533): its sign, the bytes before the table of segments, and all at most
+_OGG_PAGE, _OGG_HEADER, _OGG_PAGE_MOST = b"OggS", 27, 65_307
+
 Audio = NDArray[np.float32]
 
 
@@ -198,11 +201,15 @@ def _open(path: Path | str) -> soundfile.SoundFile:
 
 
 def _refuse_truncated(file: soundfile.SoundFile, path: Path) -> None:
-    """Refuse a WAV or AIFF whose header promises more than the file holds.
+    """Refuse a WAV or AIFF whose header promises more than the file holds, and half a page of Ogg.
 
-    libsndfile reads what is there and notes the difference in its log. Programs that write to a
-    pipe cannot know the length and promise 0 or the most that fits: that is no truncation.
+    libsndfile reads what is there and notes the difference in its log, or not even that. Programs
+    that write to a pipe cannot know the length and promise 0 or the most that fits: that is no
+    truncation.
     """
+    if file.format == "OGG" and (lacking := _lacking_of_last_page(path)):
+        file.close()
+        raise AudioError(f"{path}: truncated: its last page of Ogg lacks {lacking} bytes")
     sizes = _PROMISED.search(file.extra_info)
     if sizes is None:
         return
@@ -210,6 +217,22 @@ def _refuse_truncated(file: soundfile.SoundFile, path: Path) -> None:
     if found < promised < _UNKNOWN_SIZE:
         file.close()
         raise AudioError(f"{path}: truncated: {promised} bytes of samples expected, {found} there")
+
+
+def _lacking_of_last_page(path: Path) -> int:
+    """Return how many bytes are missing at the end of an Ogg file."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _OGG_PAGE_MOST))
+        tail = file.read()
+    start = tail.rfind(_OGG_PAGE)
+    if start < 0:
+        return 0  # something else stands behind the last page
+    page = tail[start:]
+    if len(page) < _OGG_HEADER:
+        return _OGG_HEADER - len(page)
+    segments = page[_OGG_HEADER - 1]
+    table = page[_OGG_HEADER : _OGG_HEADER + segments]
+    return max(0, _OGG_HEADER + segments + sum(table) - len(page))
 
 
 def _mono(samples: NDArray[Any], name: Path | str) -> Audio:

@@ -199,6 +199,20 @@ def test_a_truncated_flac_is_refused(tmp_path):
         list(chunks(path))
 
 
+@pytest.mark.parametrize("subtype", ["OPUS", "VORBIS"])
+@pytest.mark.parametrize("part", [0.4, 0.7, 0.99])
+def test_a_truncated_ogg_is_refused(tmp_path, subtype, part):
+    rng = np.random.default_rng(1)
+    path = save(tmp_path / "a.ogg", rng.uniform(-0.5, 0.5, 9 * RATE), format="OGG", subtype=subtype)
+    assert len(load(path)) == 9 * RATE
+    path.write_bytes(path.read_bytes() + b"\0" * 70_000)
+    assert len(load(path)) == 9 * RATE
+    path.write_bytes(path.read_bytes()[: round(part * (path.stat().st_size - 70_000))])
+    for read in (load, lambda path: list(chunks(path))):
+        with pytest.raises(AudioError, match=r"a\.ogg: truncated: its last page of Ogg lacks"):
+            read(path)
+
+
 def test_a_wav_whose_header_promises_more_is_refused(tmp_path):
     path = save(tmp_path / "a.wav", tone())
     path.write_bytes(path.read_bytes()[: 44 + 2 * 9000])
