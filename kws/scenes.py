@@ -399,7 +399,7 @@ class SceneBatches(Dataset[Batch]):
         clip = _pick(self.material.noises, rng)
         # only the part that is heard is resampled
         part = loop_to(clip.audio, math.ceil(factor * self.samples) + 1, rng)
-        return loop_to(change_speed(part, factor), self.samples, rng)
+        return loop_to(change_speed(part, factor, quality="QQ"), self.samples, rng)
 
 
 def _pick(items: Sequence[T], rng: np.random.Generator) -> T:
