@@ -34,7 +34,7 @@ from speechkit.specaugment import SpecAugmentConfig
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 QUERIES = ("random", "egl")
 SCORERS = ("egl", "entropy", "confidence", "longest", "random")
-SHARES = (0.0, 0.15, 0.4, 1.0)
+SHARES = (0.0, 0.2, 1.0)
 BASE_SHARE, BUDGET = 0.25, "120s"
 CORPUS = synthetic.SyntheticConfig(
     keywords=DIGITS, clips_per_keyword=150, confusables_per_keyword=0, negative_hours=0, workers=2

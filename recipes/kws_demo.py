@@ -35,7 +35,7 @@ SMOKE_CORPUS = dataclasses.replace(
     clips_per_confusable=5,
     negative_hours=0.1,
 )
-SMOKE_TRAINING = TrainConfig(fit=FitConfig(epochs=2, steps=5))
+SMOKE_TRAINING = TrainConfig(fit=FitConfig(epochs=3, steps=5))
 
 
 def kws_demo(*, out: Path, smoke: bool = False) -> None:
@@ -70,7 +70,7 @@ def kws_demo(*, out: Path, smoke: bool = False) -> None:
         noise=noise["train"],
         out=out / "mined",
     )
-    gentle = dataclasses.replace(training.fit, learning_rate=3e-4, epochs=training.fit.epochs // 2)
+    gentle = dataclasses.replace(training.fit, learning_rate=3e-4, epochs=training.fit.epochs // 3)
     train(
         **given,
         hard=[out / "mined"],
