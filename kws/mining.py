@@ -55,18 +55,23 @@ def find_alarms(
     snrs_db
         the conditions to listen in; an alarm in several of them counts once.
     """
-    best: dict[tuple[str, str, int], Alarm] = {}
-    for snr_db in snrs_db:
-        for stream in negative_streams(clips, noises, snr_db=snr_db, seed=seed):
-            for alarm in _alarms(detector, stream, least_score):
-                key = (alarm.keyword, alarm.clip_id, round(alarm.centre_s / _APART_S))
-                if key not in best or best[key].score < alarm.score:
-                    best[key] = alarm
-    ranked = sorted(best.values(), key=lambda alarm: (-alarm.score, alarm.clip_id, alarm.centre_s))
-    kept = []
-    for keyword in detector.spotter.keywords:
-        kept += [alarm for alarm in ranked if alarm.keyword == keyword][:most]
-    return kept
+    alarms = [
+        alarm
+        for snr_db in snrs_db
+        for stream in negative_streams(clips, noises, snr_db=snr_db, seed=seed)
+        for alarm in _alarms(detector, stream, least_score)
+    ]
+    alarms.sort(key=lambda alarm: (-alarm.score, alarm.clip_id, alarm.centre_s))
+    kept: dict[str, list[Alarm]] = {keyword: [] for keyword in detector.spotter.keywords}
+    heard: dict[tuple[str, str], list[float]] = {}
+    for alarm in alarms:
+        times_s = heard.setdefault((alarm.keyword, alarm.clip_id), [])
+        # the same place alarms in several conditions
+        far = all(abs(alarm.centre_s - time_s) >= _APART_S for time_s in times_s)
+        if far and len(kept[alarm.keyword]) < most:
+            times_s.append(alarm.centre_s)
+            kept[alarm.keyword].append(alarm)
+    return [alarm for of_keyword in kept.values() for alarm in of_keyword]
 
 
 def excerpt(clip: Clip, alarm: Alarm) -> Clip:

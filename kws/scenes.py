@@ -387,19 +387,15 @@ class SceneBatches(Dataset[Batch]):
             return loop_to(self._pick_by_length(rng)[0].audio, self.samples, rng)
         if not material.noises:
             return rng.standard_normal(self.samples, dtype=np.float32)
-        noise = self._recorded_noise(rng)
+        # both at one speed, and only the part that is heard, since resampling is dear
+        factor = rng.uniform(*self.config.noise_speed)
+        samples = math.ceil(factor * self.samples) + 1
+        noise = loop_to(_pick(material.noises, rng).audio, samples, rng)
         if rng.random() < self.config.second_noise_probability:
-            second = self._recorded_noise(rng)
+            second = loop_to(_pick(material.noises, rng).audio, samples, rng)
             gain = noise_gain(power(noise), power(second), rng.uniform(*_SECOND_BELOW_DB))
             noise = noise + np.float32(gain) * second
-        return noise
-
-    def _recorded_noise(self, rng: np.random.Generator) -> Audio:
-        factor = rng.uniform(*self.config.noise_speed)
-        clip = _pick(self.material.noises, rng)
-        # only the part that is heard is resampled
-        part = loop_to(clip.audio, math.ceil(factor * self.samples) + 1, rng)
-        return loop_to(change_speed(part, factor, quality="QQ"), self.samples, rng)
+        return loop_to(change_speed(noise, factor, quality="QQ"), self.samples, rng)
 
 
 def _pick(items: Sequence[T], rng: np.random.Generator) -> T:

@@ -149,5 +149,6 @@ def loop_to(audio: Audio, samples: int, rng: np.random.Generator) -> Audio:
         if len(audio) < samples
         else int(rng.integers(len(audio) - samples + 1))
     )
-    # only a signal that is too short wraps around
+    if start + samples <= len(audio):
+        return audio[start : start + samples].copy()
     return np.take(audio, np.arange(start, start + samples), mode="wrap")

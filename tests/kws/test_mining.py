@@ -13,12 +13,16 @@ def clips():
 
 
 def test_alarms_are_ranked_apart_and_inside_their_clips(clips):
-    alarms = find_alarms(Detector(tiny_spotter()), clips, [], least_score=0.0, most=100)
-    assert alarms
+    alarms = find_alarms(
+        Detector(tiny_spotter()), clips, [clip_of(noise(3))], least_score=0.0, most=100
+    )
+    assert len({alarm.clip_id for alarm in alarms}) == len(clips)
     assert [a.score for a in alarms] == sorted((a.score for a in alarms), reverse=True)
     by_id = {clip.id: clip for clip in clips}
     for alarm in alarms:
         assert 0 <= alarm.centre_s <= by_id[alarm.clip_id].duration_s
+        others = [a.centre_s for a in alarms if a.clip_id == alarm.clip_id and a != alarm]
+        assert all(abs(other_s - alarm.centre_s) >= 1.5 for other_s in others)
 
 
 def test_no_more_than_asked_and_none_under_the_least_score(clips):
