@@ -3,8 +3,9 @@
     python recipes/kws_demo.py --out out/demo            # about 8 minutes on 2 cores
     python recipes/kws_demo.py --out out/smoke --smoke   # a quarter of a minute, learns nothing
 
-It synthesises a corpus, trains the CRNN, mines false alarms and trains on them, measures the miss
-rate at 0.5 false alarms per hour with noise at 5 dB, and lets the detector listen to a stream.
+It synthesises a corpus, trains the CRNN, measures the miss rate at 0.5 false alarms per hour with
+noise at 5 dB, and lets the detector listen to a stream. (recipes/kws_wake_word.py also mines false
+alarms; on so few voices, a second round with them makes voices that were never heard worse.)
 """
 
 import dataclasses
@@ -19,7 +20,6 @@ from speechkit.kws.detect import listen_to
 from speechkit.kws.detector import Detector
 from speechkit.kws.evaluate import evaluate
 from speechkit.kws.fit import FitConfig
-from speechkit.kws.mine import mine
 from speechkit.kws.streams import background_stream
 from speechkit.kws.train import TrainConfig, train
 
@@ -27,7 +27,8 @@ KEYWORD = "bumblebee"
 CORPUS = synthetic.SyntheticConfig(
     keywords=(KEYWORD,), negative_hours=6.0, dev_share=0.14, test_share=0.36, workers=2
 )
-TRAINING = TrainConfig(fit=FitConfig(epochs=14, steps=150, patience=2))
+# lower rates fit the voices at hand better, and those of dev worse
+TRAINING = TrainConfig(fit=FitConfig(epochs=7, steps=300, drops=0, patience=7))
 SMOKE_CORPUS = dataclasses.replace(
     CORPUS,
     clips_per_keyword=60,
@@ -49,41 +50,27 @@ def kws_demo(*, out: Path, smoke: bool = False) -> None:
         a tiny corpus and a short training, to see that everything runs.
     """
     corpus = out / ("smoke-corpus" if smoke else "corpus")
-    training = SMOKE_TRAINING if smoke else TRAINING
     synthetic.prepare(corpus, SMOKE_CORPUS if smoke else CORPUS)
     split = {name: [corpus / name] for name in ("train", "dev", "test", "rir")}
     noise = {name: [corpus / "noise" / f"{name}.jsonl.gz"] for name in ("train", "dev", "test")}
-    given = {
-        "keywords": [KEYWORD],
-        "positives": split["train"],
-        "negatives": split["train"],
-        "noise": noise["train"],
-        "rir": split["rir"],
-        "dev_positives": split["dev"],
-        "dev_negatives": split["dev"],
-        "dev_noise": noise["dev"],
-    }
-    train(**given, out=out / "round-0", config=training)
-    mine(
-        model=out / "round-0" / "model",
+    train(
+        keywords=[KEYWORD],
+        positives=split["train"],
         negatives=split["train"],
         noise=noise["train"],
-        out=out / "mined",
-    )
-    gentle = dataclasses.replace(training.fit, learning_rate=3e-4, epochs=training.fit.epochs // 3)
-    train(
-        **given,
-        hard=[out / "mined"],
-        init=out / "round-0" / "model",
+        rir=split["rir"],
+        dev_positives=split["dev"],
+        dev_negatives=split["dev"],
+        dev_noise=noise["dev"],
         out=out,
-        config=dataclasses.replace(training, fit=gentle, seed=1),
+        config=SMOKE_TRAINING if smoke else TRAINING,
     )
     evaluate(
         model=out / "model",
         positives=split["test"],
         negatives=split["test"],
         noise=noise["test"],
-        snr=["clean", "10", "5", "0"],
+        snr=["clean", "10", "5"],
         fa_per_hour=[0.5, 1.0],
         out=out / "report",
     )
