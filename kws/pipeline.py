@@ -7,6 +7,7 @@ are pooled, so that every clip is tested once, by a model that never saw it.
 
 import dataclasses
 import logging
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ class PipelineConfig:
         what must not stand in two parts; "speaker": speakers, and clips without one
         singly; "clip": clips.
     rounds
-        of training; each but the first starts from the one before, with mined false alarms.
+        of training; each but the first starts from the one before, with mined false alarms and
+        batches of its own, and is half as long.
     conditions, fa_per_hour
         what to measure.
     """
@@ -218,10 +220,13 @@ def _train_and_measure(
 
 
 def _next_round(settings: TrainConfig, number: int) -> TrainConfig:
-    """Return the settings of a later round: other batches, from the first drop of the rate on."""
+    """Return the settings of a later round: half as long, from the first drop of the rate on."""
     first = settings.fit
     gentle = dataclasses.replace(
-        first, learning_rate=first.learning_rate * first.drop, drops=max(0, first.drops - 1)
+        first,
+        epochs=math.ceil(first.epochs / 2),
+        learning_rate=first.learning_rate * first.drop,
+        drops=max(0, first.drops - 1),
     )
     return dataclasses.replace(settings, fit=gentle, seed=settings.seed + number)
 
