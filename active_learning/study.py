@@ -27,7 +27,12 @@ def divide(training: Sequence[Cut], test: Sequence[Cut], *, base_share: float, s
 
 
 def fixed_best(
-    path: Path, *, results: Path, among: Sequence[str], count: int, metric: str = "wer"
+    path: Path,
+    *,
+    results: Path,
+    among: Sequence[str],
+    count: int,
+    metrics: Sequence[str] = ("wer", "loss"),
 ) -> list[str]:
     """Return the strategies with the lowest mean error in a trial, or those that ``path`` names.
 
@@ -37,6 +42,8 @@ def fixed_best(
     ----------
     results
         the folder of the trial.
+    metrics
+        the first decides, the next where strategies are equal in it.
 
     Raises
     ------
@@ -45,10 +52,15 @@ def fixed_best(
     """
     if not path.is_file():
         rows = read_rows(results_path(results))
-        errors = {name: [row[metric] for row in rows if row["strategy"] == name] for name in among}
-        tried = [name for name in among if errors[name]]
-        if len(tried) < count:
-            raise RequestError(f"{results}: tried {len(tried)} forms to choose {count} from")
-        write_json(path, sorted(tried, key=lambda name: float(np.mean(errors[name])))[:count])
+        of = {name: [row for row in rows if row["strategy"] == name] for name in among}
+        means = {
+            # rounded, lest the order of a sum tell equal ones apart
+            name: [round(float(np.mean([row[metric] for row in own])), 9) for metric in metrics]
+            for name, own in of.items()
+            if own
+        }
+        if len(means) < count:
+            raise RequestError(f"{results}: tried {len(means)} forms to choose {count} from")
+        write_json(path, sorted(means, key=lambda name: means[name])[:count])
     chosen: list[str] = json.loads(path.read_text(encoding="utf-8"))
     return chosen
