@@ -1,7 +1,7 @@
 """`speechkit al compare`: whether a strategy beats random, by how much, and what it chooses."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ Json = dict[str, Any]
 
 _USUAL_METRICS = ("wer", "cer", "loss", "error", "test_wer", "test_cer")
 _TOP_SHARE = 0.1
+# what scoring notes beside a score, in columns of its name
+_BESIDE = ("_k", "_distinct", "_beam_mass", "_stderr", "_refined")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,14 +160,15 @@ def compare_metric(results: Results, metric: str, config: ComparisonConfig) -> J
 
 
 def correlations(table: pa.Table) -> Json:
-    """Return rank correlations and overlaps of the top tenth between all columns of numbers."""
+    """Return rank correlations and overlaps of the top tenth between scores, duration and SNR."""
     good = table.filter(pa.array([status == OK for status in table["status"].to_pylist()]))
     columns = {
         name: good[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
         for name, kind in zip(good.column_names, good.schema.types, strict=True)
         if pa.types.is_floating(kind) or pa.types.is_integer(kind)
     }
-    names = list(columns)
+    names = sorted(name for name in columns if not _is_beside_a_score(name, columns))
+    columns = {name: columns[name] for name in names}
     return {
         "clips": good.num_rows,
         "columns": names,
@@ -174,6 +177,10 @@ def correlations(table: pa.Table) -> Json:
             [[top_overlap(columns[a], columns[b], share=_TOP_SHARE) for b in names] for a in names]
         ),
     }
+
+
+def _is_beside_a_score(name: str, columns: Collection[str]) -> bool:
+    return any(name.removesuffix(suffix) in columns for suffix in _BESIDE if name.endswith(suffix))
 
 
 def _metrics(results: Results, wanted: Sequence[str] | None) -> list[str]:
@@ -364,5 +371,11 @@ def _matrix_table(found: Json) -> str:
 
 def _composition_table(selections: dict[str, Json]) -> str:
     names = list(dict.fromkeys(name for made_of in selections.values() for name in made_of))
-    rows = [(name, *(made_of.get(name) for made_of in selections.values())) for name in names]
-    return markdown_table(("", *selections), rows)
+    short = {folder: Path(folder).name for folder in selections}
+    if len(set(short.values())) < len(short):
+        short = {folder: folder for folder in selections}
+    rows = [
+        (short[folder], *(made_of.get(name) for name in names))
+        for folder, made_of in selections.items()
+    ]
+    return markdown_table(("", *names), rows)

@@ -12,7 +12,7 @@ from speechkit.files import atomic_path
 if TYPE_CHECKING:
     from speechkit.active_learning.compare import ComparisonConfig
 
-_MAX_LABELLED = 16  # columns whose cells are still wide enough for a number
+_MAX_LABELLED = 30  # columns whose cells are still wide enough for a number
 
 
 def plot_curves(

@@ -136,6 +136,8 @@ def test_scores_and_selections(tmp_path):
             "status": "ok" if i else "failed",
             "error": None if i else "broken",
             "egl": float(i * i) if i else None,
+            "egl_k": 16,
+            "egl_beam_mass": 0.5 + i / 100,
             "noise": float(rng.normal()),
             "speaker": f"s{i % 3}",
             "snr_db": float(i),
@@ -151,6 +153,7 @@ def test_scores_and_selections(tmp_path):
     found = report["correlations"]
     at = found["columns"].index
     assert found["clips"] == 29
+    assert found["columns"] == ["duration_s", "egl", "noise", "snr_db"]
     assert found["spearman"][at("egl")][at("duration_s")] == pytest.approx(1)
     assert found["top_overlap"][at("egl")][at("snr_db")] == 1
     made_of = report["selections"]
