@@ -1,6 +1,6 @@
 """A recogniser asks for labels: digits spoken by the machine itself, in a few minutes.
 
-    python recipes/al_demo.py --out out/al            # about 4 minutes on 2 cores
+    python recipes/al_demo.py --out out/al            # about 6 minutes on 2 cores
     python recipes/al_demo.py --out out/al --smoke    # seconds, learns nothing
 
 It synthesises digits, joins them to strings, trains a small recogniser on a quarter of them, takes

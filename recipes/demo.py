@@ -1,6 +1,6 @@
 """The whole story on speech that the machine makes itself: spot, recognise, choose what to label.
 
-    python recipes/demo.py --out out/demo            # about 12 minutes on 2 cores
+    python recipes/demo.py --out out/demo            # about 14 minutes on 2 cores
     python recipes/demo.py --out out/smoke --smoke   # a minute, learns nothing
 
 kws_demo.py trains, measures and uses a keyword spotter; al_demo.py trains a recogniser that asks
