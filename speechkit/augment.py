@@ -144,11 +144,8 @@ def loop_to(audio: Audio, samples: int, rng: np.random.Generator) -> Audio:
     """Cut or repeat a signal to a length, from a random place on."""
     if len(audio) == 0:
         return np.zeros(samples, dtype=np.float32)
-    start = (
-        int(rng.integers(len(audio)))
-        if len(audio) < samples
-        else int(rng.integers(len(audio) - samples + 1))
-    )
-    if start + samples <= len(audio):
+    if len(audio) >= samples:
+        start = int(rng.integers(len(audio) - samples + 1))
         return audio[start : start + samples].copy()
+    start = int(rng.integers(len(audio)))
     return np.take(audio, np.arange(start, start + samples), mode="wrap")
