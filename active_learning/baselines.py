@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import jiwer
 import torch
+from lhotse.cut import Cut
 from torch import Tensor, nn
 
 from speechkit import checkpoint, ctc
@@ -23,6 +25,7 @@ from speechkit.active_learning.hypotheses import Hypotheses, from_draws
 from speechkit.active_learning.keyed import keys_of, uniforms
 from speechkit.active_learning.models import (
     Clip,
+    Listener,
     Recogniser,
     Utterances,
     Windows,
@@ -153,15 +156,28 @@ class Committee:
     ----------
     models
         folders of recognisers beside the one that scores, joined by "+".
+    heard
+        by folder, what the members that normalise by speaker know of the pool's.
     """
 
     models: str
+    heard: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def hear(self, pool: Sequence[Cut]) -> None:
+        """Let the members measure the speakers of a pool."""
+        for folder in self.models.split("+"):
+            member = _member(folder)
+            if isinstance(member, Listener):
+                member.hear(pool)
+                self.heard[folder] = member.statistics
 
     def score(self, batch: Utterances) -> Columns:
         """Return the mean character error rate between two transcripts."""
         texts = [_greedy(batch.model, batch.logits, batch.frames)]
         for folder in self.models.split("+"):
             member = _member(folder)
+            if isinstance(member, Listener) and folder in self.heard:
+                member.statistics = self.heard[folder]
             cuts = [clip.cut for clip in batch.clips]
             own = [Clip(cut, load_features(member, cut)) for cut in cuts]
             theirs = Utterances.of(member, own)

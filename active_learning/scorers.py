@@ -51,11 +51,6 @@ class Strategy:
         found = self.scorer.score(batch)
         return {f"{self.name}_{part}" if part else self.name: v for part, v in found.items()}
 
-    def describe(self) -> dict[str, Any]:
-        """Return name, kind and parameters."""
-        kind = type(self.scorer).__name__
-        return {"name": self.name, "kind": kind, **dataclasses.asdict(self.scorer)}  # type: ignore[call-overload]
-
 
 Build = Callable[..., Scorer]
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from lhotse.cut import Cut
 
 from speechkit import checkpoint
+from speechkit.active_learning.baselines import Committee
 from speechkit.active_learning.blocks import FAILED, OK
 from speechkit.active_learning.jsonl import Row
 from speechkit.active_learning.models import (
@@ -95,17 +96,20 @@ class ClipScorer:
         self._statistics: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("_source", "_texts", "config", "_statistics")
-        return {name: getattr(self, name) for name in names}
+        """All but a model that is loaded."""
+        return {name: value for name, value in vars(self).items() if name != "model"}
 
     def hear(self, pool: Sequence[Cut]) -> None:
-        """Measure the speakers of a pool, for a model whose inputs are normalised by speaker.
+        """Measure the speakers of a pool, for models whose inputs are normalised by speaker.
 
         It goes before the blocks are shared out: whoever scores one then has the same features.
         """
         if isinstance(self.model, Listener):
             self.model.hear(pool)
             self._statistics = self.model.statistics
+        for strategy in self.strategies:
+            if isinstance(strategy.scorer, Committee):
+                strategy.scorer.hear(pool)
 
     def asking(self, strategies: Sequence[str]) -> "ClipScorer":
         """Return a scorer by other strategies, with the same model and speakers."""

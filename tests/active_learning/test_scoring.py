@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from speechkit import audio, manifests
+from speechkit import audio, ctc, manifests
+from speechkit.active_learning import baselines
 from speechkit.active_learning import score as score_function
+from speechkit.active_learning.baselines import disagreement
 from speechkit.active_learning.blocks import read_scores, verify
 from speechkit.active_learning.cascade import Cascade
 from speechkit.active_learning.scoring import ClipScorer, ScoringConfig
@@ -141,6 +143,27 @@ def test_the_whole_pool_is_heard_before_it_is_shared_out(tmp_path, monkeypatch):
     carried = pickle.loads(pickle.dumps(scorer))(pool_of(9)[:1])
     rows = {row["id"]: row["entropy"] for row in loaded.to_pylist()}
     assert carried[0]["entropy"] == pytest.approx(rows[carried[0]["id"]], rel=1e-5)
+
+
+def test_a_committee_hears_the_pool_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("speechkit.checkpoint.load_model", lambda folder: Hearing(3))
+    baselines._member.cache_clear()
+    scorer = ClipScorer(TinyRecogniser(), [f"committee:models={tmp_path}"])
+    scorer.hear(pool_of(9))
+    member = Hearing(3)
+    member.hear(pool_of(9))
+    pair = [transcript(TinyRecogniser(), pool_of(1)), transcript(member, pool_of(1))]
+    baselines._member.cache_clear()
+    (row,) = pickle.loads(pickle.dumps(scorer))(pool_of(1))
+    assert row[f"committee:models={tmp_path}"] == disagreement(pair) > 0
+    baselines._member.cache_clear()
+
+
+def transcript(model, cuts):
+    with torch.no_grad():
+        logits, frames, _ = model.eval().network(*model.features(cuts))
+    (path,) = ctc.greedy(logits, frames, blank=model.blank)
+    return model.text_of(path.tokens)
 
 
 def test_bad_pools(model, tmp_path):
