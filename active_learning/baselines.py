@@ -5,6 +5,7 @@ Higher means that a clip is wanted more.
 Shapes: B clips, S frames out, V tokens.
 """
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,9 +34,11 @@ from speechkit.active_learning.models import (
     require_model,
 )
 from speechkit.ctc_beam import Hypothesis
-from speechkit.errors import JobError, RequestError
+from speechkit.errors import RequestError
 from speechkit.manifests import text_of
 from speechkit.seeds import seed_of
+
+logger = logging.getLogger(__name__)
 
 Batch = Utterances | Windows
 
@@ -202,18 +205,26 @@ class TrueGradient:
         object.__setattr__(self, "egl", Egl(parameters=self.parameters, tolerance=0.0))
 
     def score(self, batch: Utterances) -> Columns:
-        """Return the squared norms."""
-        sets = [self._truth(batch, place) for place in range(len(batch))]
-        return {"": [value for value, _ in self.egl.expectations(batch, sets)]}
+        """Return the squared norms; None where there is no transcript, or none that fits."""
+        scores: list[float | None] = []
+        for place, clip in enumerate(batch.clips):
+            truth = self._truth(batch.model, clip, int(batch.frames[place]))
+            one = batch.part(place, place + 1)
+            scores.append(None if truth is None else self.egl.expectations(one, [truth])[0][0])
+        return {"": scores}
 
-    def _truth(self, batch: Utterances, place: int) -> Hypotheses:
-        clip, frames = batch.clips[place], int(batch.frames[place])
+    def _truth(self, model: Recogniser, clip: Clip, frames: int) -> Hypotheses | None:
+        text = text_of(clip.cut)
+        if text is None:
+            return None
         try:
-            tokens = tuple(batch.model.tokens_of(_true_text(clip)))
+            tokens = tuple(model.tokens_of(text))
         except RequestError as error:
-            raise JobError(f"{clip.id}: {error}") from error
+            logger.warning("%s: %s", clip.id, error)
+            return None
         if not ctc.feasible(frames, tokens):
-            raise JobError(f"{clip.id}: {frames} frames cannot hold its {len(tokens)} tokens")
+            logger.warning("%s: %d frames cannot hold %d tokens", clip.id, frames, len(tokens))
+            return None
         return from_draws({tokens: 1})
 
 
@@ -222,9 +233,11 @@ class TrueErrors:
     """An oracle: the word error rate of the most probable transcript."""
 
     def score(self, batch: Utterances) -> Columns:
-        """Return errors over words."""
-        pairs = zip(batch.clips, batch.best(), strict=True)
-        return {"": [_error_rate(_true_text(c), batch.model.text_of(h.tokens)) for c, h in pairs]}
+        """Return errors over words; None where there is no transcript."""
+        texts = [text_of(clip.cut) for clip in batch.clips]
+        found = [batch.model.text_of(best.tokens) for best in batch.best()]
+        pairs = zip(texts, found, strict=True)
+        return {"": [None if text is None else _error_rate(text, heard) for text, heard in pairs]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,13 +313,6 @@ def _error_rate(reference: str, hypothesis: str) -> float:
     if not reference.strip():
         return float(len(hypothesis.split()))
     return float(jiwer.wer(reference, hypothesis))
-
-
-def _true_text(clip: Clip) -> str:
-    text = text_of(clip.cut)
-    if text is None:
-        raise JobError(f"{clip.id}: has no transcript, which an oracle needs")
-    return text
 
 
 def _greedy(model: Recogniser, logits: Tensor, frames: Tensor) -> list[str]:

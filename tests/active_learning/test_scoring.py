@@ -49,10 +49,18 @@ def test_every_clip_has_a_row_and_a_failure_says_why(model):
         assert row["speaker"].startswith("s")
 
 
-def test_a_failure_while_scoring_costs_one_clip(model):
-    cuts = [*pool_of(4), cut_of("odd", text="?")]
-    rows = {row["id"]: row for row in ClipScorer(model, ["true_gradient"])(cuts)}
-    assert rows.pop("odd")["error"].startswith("odd: '?' is no token")
+def test_a_failure_while_scoring_costs_one_clip(model, monkeypatch):
+    entropy = baselines.FrameEntropy.score
+
+    def breaks(scorer, batch):
+        if any(clip.id == "odd" for clip in batch.clips):
+            raise FloatingPointError("overflow")
+        return entropy(scorer, batch)
+
+    monkeypatch.setattr(baselines.FrameEntropy, "score", breaks)
+    cuts = [*pool_of(4), cut_of("odd")]
+    rows = {row["id"]: row for row in ClipScorer(model, ["entropy"])(cuts)}
+    assert rows.pop("odd")["error"] == "FloatingPointError: overflow"
     fits = {cut.id: row for cut, row in zip(pool_of(4), rows.values(), strict=True)}
     assert all(row["status"] == "ok" for row in fits.values())
 
