@@ -103,16 +103,16 @@ def overfit(recogniser: Recogniser, batch: Batch, *, steps: int, learning_rate: 
         inputs = recogniser.inputs(batch.x, batch.lengths, speakers=batch.speakers)
         encoded = recogniser(*inputs)
         loss = ctc.loss(encoded.logits, encoded.lengths, batch.tokens).mean()
+        if step % 10 == 9:
+            wer = _wer(recogniser, batch, encoded.logits.detach(), encoded.lengths)
+            logger.info("step %d: loss %.4f, WER %.2f %%", step + 1, loss.item(), 100 * wer)
+            if wer == 0:
+                break  # before another step, which may unlearn it
         loss.backward()  # type: ignore[no-untyped-call]
         clip_grad_norm_(recogniser.parameters(), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1.0, (step + 1) / 20)
         optimizer.step()
-        if step % 10 == 9:
-            wer = _wer(recogniser, batch, encoded.logits.detach(), encoded.lengths)
-            logger.info("step %d: loss %.4f, WER %.2f %%", step + 1, loss.item(), 100 * wer)
-            if wer == 0:
-                break
     return wer
 
 
