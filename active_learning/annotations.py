@@ -19,9 +19,10 @@ from speechkit.errors import RequestError
 
 LABELS_NAME = "labels.jsonl"
 
-# in the order of what an import may replace: never a label by something less
+# in the order of what an import may replace: never a label by something less; a clip that was
+# skipped may be tried after all, and a text that cannot be a label be given up
 Status = Literal["unlabelled", "rejected", "ignored", "labelled"]
-_RANKS: dict[Status, int] = {"unlabelled": 0, "rejected": 1, "ignored": 2, "labelled": 3}
+_RANKS: dict[Status, int] = {"unlabelled": 0, "rejected": 1, "ignored": 1, "labelled": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,11 +140,12 @@ def merge(old: Annotation | None, new: Annotation) -> Annotation:
         return new
     if _RANKS[new.status] < _RANKS[old.status]:
         return old
-    if old.status != "labelled" or old.text == new.text:
-        return replace(new, previous=old.previous)
-    if old.updated and new.updated and new.updated < old.updated:
-        return replace(old, previous=_with(old.previous, new.text))
-    return replace(new, previous=_with(old.previous, old.text))
+    stale = bool(old.updated and new.updated and new.updated < old.updated)
+    kept, other = (old, new) if stale and old.status == new.status else (new, old)
+    replaced = _texts(other) if other.status == "labelled" else ()
+    known = {*old.previous, *_texts(kept)}
+    gone = tuple(text for text in replaced if text not in known)
+    return replace(kept, previous=old.previous + gone)
 
 
 def read_labels(folder: Path) -> dict[str, Annotation]:
@@ -247,8 +249,10 @@ def _row(annotation: Annotation) -> Row:
     return {name: value for name, value in row if value is not None and value != ()}
 
 
-def _with(previous: tuple[str, ...], text: str | None) -> tuple[str, ...]:
-    return previous if text is None or text in previous else (*previous, text)
+def _texts(annotation: Annotation) -> tuple[str, ...]:
+    """Return all texts of an annotation, the oldest first."""
+    given = annotation.texts or (() if annotation.text is None else (annotation.text,))
+    return given[::-1]
 
 
 @contextmanager

@@ -137,13 +137,6 @@ def cut_blocks(ids: Iterable[str], *, size: int) -> list[Block]:
     ]
 
 
-def shard(blocks: Sequence[Block], *, index: int, count: int) -> list[Block]:
-    """Return the whole blocks that shard ``index`` of ``count`` works on."""
-    if not 0 <= index < count:
-        raise RequestError(f"shard {index} of {count}: give 0 to {count - 1}")
-    return list(blocks[index::count])
-
-
 def pending(blocks: Iterable[Block], folder: Path) -> list[Block]:
     """Return the blocks that have no sound part yet; a part that cannot be read is redone.
 
@@ -218,13 +211,8 @@ def finish(blocks: Sequence[Block], folder: Path) -> dict[str, int]:
     return totals
 
 
-def read_scores(folder: Path, *, unfinished: bool = False) -> pa.Table:
+def read_scores(folder: Path) -> pa.Table:
     """Read all rows, sorted by id: equal bytes whoever scored them, in whatever order.
-
-    Parameters
-    ----------
-    unfinished
-        take what is there although the scoring has not ended.
 
     Raises
     ------
@@ -234,7 +222,7 @@ def read_scores(folder: Path, *, unfinished: bool = False) -> pa.Table:
         if a part cannot be read, or an id occurs twice.
     """
     folder = find_scores(folder)
-    if not unfinished and not (folder / SUCCESS_NAME).is_file():
+    if not (folder / SUCCESS_NAME).is_file():
         raise RequestError(f"{folder}: the scoring has not ended; run `al score` again to go on")
     tables = []
     for path in _parts(folder):

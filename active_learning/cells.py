@@ -74,7 +74,8 @@ class Cells:
 
     def collect(self) -> list[Row]:
         """Write and return the rows of all cells, sorted by what they are of."""
-        rows = [_read(path) for path in (self.out / _FOLDER).glob("*.json")]
+        # but for what others are writing, or were when they were killed
+        rows = [_read(path) for path in (self.out / _FOLDER).glob("[!.]*.json")]
         rows.sort(key=_order)
         write_rows(self.out / RESULTS_NAME, rows)
         if self.carried is not None and rows:

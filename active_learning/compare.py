@@ -31,6 +31,10 @@ Json = dict[str, Any]
 
 _USUAL_METRICS = ("wer", "cer", "loss", "error", "test_wer", "test_cer")
 _TOP_SHARE = 0.1
+# of a row of a selection, what its make-up is told by
+_DESCRIBED = pa.schema(
+    [("duration_s", pa.float64()), ("speaker", pa.string()), ("snr_db", pa.float64())]
+)
 # what scoring notes beside a score, in columns of its name
 _BESIDE = ("_k", "_distinct", "_beam_mass", "_stderr", "_refined")
 
@@ -212,15 +216,16 @@ def _against(
     random = {"draws": config.draws, "seed": config.seed}
     there = [ours.at(x), theirs.at(x)]
     error = paired_test(*there, test=config.test)
-    areas = [curve(name, common), curve(config.baseline, common)]
+    areas = _overlapping(curve(name, common), curve(config.baseline, common))
     area = paired_test(*map(areas_per_seed, areas), test=config.test)
-    inner = [share for share in common if 0 < share < 1]
+    # in seconds, a strategy of long clips goes beyond where the baseline ends
+    points = {share: float(np.interp(share, own_shares, ours.x)) for share in common}
+    inner = [s for s, point in points.items() if 0 < s < 1 and point <= theirs.x[-1]]
     return {
         "seeds": len(seeds),
         "share": inner,
         "reductions": [
-            _json(reduction(ours, theirs, x=float(np.interp(s, own_shares, ours.x)), **random))
-            for s in inner
+            _json(reduction(ours, theirs, x=points[share], **random)) for share in inner
         ],
         "x": x,
         "error": float(there[0].mean()),
@@ -234,6 +239,12 @@ def _against(
         "area_effect": area.effect,
         "area_p": area.p,
     }
+
+
+def _overlapping(one: Curve, other: Curve) -> list[Curve]:
+    """Return both curves over the points that both reach; mean errors compare over those alone."""
+    low, high = max(one.x[0], other.x[0]), min(one.x[-1], other.x[-1])
+    return [curve.within(low, high) for curve in (one, other)]
 
 
 def _curve_json(
@@ -258,9 +269,7 @@ def _compositions(folders: Sequence[Path], table: pa.Table | None) -> dict[str, 
     for folder in folders:
         rows = read_rows(folder / SELECTION_NAME)
         if table is None:
-            kept = ("duration_s", "speaker", "snr_db")
-            parts = [{name: row[name] for name in kept if name in row} for row in rows]
-            found[str(folder)] = describe(pa.Table.from_pylist(parts))
+            found[str(folder)] = describe(pa.Table.from_pylist(rows, schema=_DESCRIBED))
         else:
             made_of = composition(table, [row["id"] for row in rows])
             found[str(folder)] = {name: row["selected"] for name, row in made_of.items()}

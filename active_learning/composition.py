@@ -29,8 +29,8 @@ def describe(table: pa.Table) -> Row:
     durations = _finite(table, "duration_s")
     found: Row = {"clips": table.num_rows, "seconds": round(float(durations.sum()), 3)}
     found |= _quantiles("duration", durations, "s")
-    if "speaker" in table.column_names:
-        speakers = Counter(name for name in table["speaker"].to_pylist() if name is not None)
+    named = table["speaker"].to_pylist() if "speaker" in table.column_names else []
+    if speakers := Counter(name for name in named if name is not None):
         found["speakers"] = len(speakers)
         found["effective speakers"] = round(_effective(speakers), 2)
     if "snr_db" in table.column_names:

@@ -93,6 +93,12 @@ class Curve:
             raise RequestError(f"point {x:g}: a curve reaches from {self.x[0]:g} to {self.x[-1]:g}")
         return np.array([np.interp(x, self.x, errors) for errors in self.errors])
 
+    def within(self, low: float, high: float) -> "Curve":
+        """Return the part of the curve between two points, which lie on it."""
+        inner = self.x[(low < self.x) & (self.x < high)]
+        x = np.unique([low, *inner, high])
+        return Curve(x, np.stack([self.at(point) for point in x], axis=1))
+
     def band(
         self, *, draws: int = 2000, seed: int = 0, confidence: float = CONFIDENCE
     ) -> list[Interval]:

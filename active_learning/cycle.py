@@ -1,5 +1,6 @@
 """One round with people: choose clips of a pool and hand them over; take their labels back."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -10,7 +11,7 @@ from lhotse.cut import Cut
 from speechkit import manifests
 from speechkit.active_learning.annotations import with_text
 from speechkit.active_learning.blocks import scores_folder
-from speechkit.active_learning.exchange import export, import_labels
+from speechkit.active_learning.exchange import TASKS_NAME, export, import_labels
 from speechkit.active_learning.query import Query
 from speechkit.active_learning.score import config_digest, model_digest, score
 from speechkit.active_learning.scoring import ScoringConfig
@@ -24,6 +25,8 @@ _LABELS_FOLDER = "labels"
 _ORACLE_NAME = "oracle.jsonl.gz"
 _RETRAINED_FOLDER = "retrained"
 _ERRORS_NAME = "errors.json"
+
+logger = logging.getLogger(__name__)
 
 M = TypeVar("M")
 
@@ -50,8 +53,8 @@ def hand_over(
 ) -> Path:
     """Score, select and export; return the folder for the annotators.
 
-    A selection that stands in ``out`` is kept, whatever has become of the pool since: its clips may
-    be with the annotators already.
+    A selection and an export that stand in ``out`` are kept, whatever has become of the pool since:
+    the clips may be with the annotators already.
 
     Parameters
     ----------
@@ -67,11 +70,11 @@ def hand_over(
     if not (selection / SELECTION_NAME).is_file():
         query = Query.parse(strategy)
         config = ScoringConfig()
-        score(pool, model=model, out=out / "scores", strategy=[query.strategy], config=config)
+        score(pool, model=model, out=out / "scores", strategy=query.strategies, config=config)
         folder = scores_folder(
             out / "scores",
             model_sha=model_digest(model),
-            config_sha=config_digest([query.strategy], config),
+            config_sha=config_digest(query.strategies, config),
         )
         select(
             folder,
@@ -81,7 +84,8 @@ def hand_over(
             labelled=list(labelled),
             config=query.selection(config.seed),
         )
-    export(selection, to="label-studio" if audio else "lhotse", out=handed)
+    if not (handed / (TASKS_NAME if audio else manifests.CUTS_NAME)).is_file():
+        export(selection, to="label-studio" if audio else "lhotse", out=handed)
     return handed
 
 
@@ -113,7 +117,8 @@ def retrain(
 ) -> dict[str, dict[str, float]]:
     """Take labels back, train on with them and measure; return the errors before and after.
 
-    Writes OUT/retrained/model and OUT/errors.json.
+    Writes OUT/retrained/FINGERPRINT/model, of the clips and labels that it was trained on, and
+    OUT/errors.json, which names it. Further labels make another model, from the same one.
 
     Parameters
     ----------
@@ -125,15 +130,17 @@ def retrain(
         manifests: what it was trained on, what to measure on.
     """
     # a clip that was labelled again counts once, as it was labelled last
-    given = [*manifests.read_all(labelled), *take_back(labels, out=out)]
-    training = list({cut.id: cut for cut in given}.values())
-    after = learner.fit(training, before, seed=seed, out=out / _RETRAINED_FOLDER)
+    known = [cut for path in labelled for cut in manifests.read(path, allow_empty=True)]
+    training = list({cut.id: cut for cut in [*known, *take_back(labels, out=out)]}.values())
+    retrained = out / _RETRAINED_FOLDER / manifests.fingerprint(training)
+    after = learner.fit(training, before, seed=seed, out=retrained)
     measured = list(manifests.read_all(test))
     errors = {
         "before": learner.evaluate(before, measured),
         "after": learner.evaluate(after, measured),
     }
-    write_json(out / _ERRORS_NAME, errors)
+    write_json(out / _ERRORS_NAME, {"model": str(retrained / "model"), **errors})
+    logger.info("retrained on %d clips: %s", len(training), retrained / "model")
     return errors
 
 

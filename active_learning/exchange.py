@@ -19,9 +19,11 @@ from speechkit.active_learning.annotations import (
     save,
     with_text,
 )
+from speechkit.active_learning.blocks import digest
 from speechkit.active_learning.jsonl import Row, read_rows, write_rows
 from speechkit.active_learning.select import read_selection
 from speechkit.audio import SAMPLE_RATE, load_cut, write_wav
+from speechkit.claims import claim
 from speechkit.errors import AudioError, RequestError
 from speechkit.files import write_json, write_text
 from speechkit.reports import markdown_table, write_report
@@ -29,6 +31,9 @@ from speechkit.reports import markdown_table, write_report
 logger = logging.getLogger(__name__)
 
 AUDIO_FOLDER = "audio"
+TASKS_NAME = "tasks.json"
+_MANIFEST_NAME = "manifest.jsonl"
+_CLAIM = "export.json"
 
 Given = list[tuple[str | None, list[Annotation]]]
 
@@ -45,7 +50,8 @@ def export(
 
     Texts that the pool may hold stay behind. Each clip is written to OUT/audio as a file of its own
     (but for lhotse). A clip whose audio cannot be read is left out and named; the exit status is 1
-    then.
+    then. A folder is of one selection, since its audio is what open tasks play; a manifest that
+    holds labels already is not written again.
 
     Parameters
     ----------
@@ -64,6 +70,8 @@ def export(
     """
     _keep_apart(selection, out)
     rows, cuts = read_selection(selection)
+    claim(out, {"selection": digest([row["id"] for row in rows])}, file=_CLAIM)
+    _require_unlabelled(out)
     clips = list(zip(rows, cuts, strict=True))
     if to == "lhotse":
         manifests.write(
@@ -72,7 +80,7 @@ def export(
         return 0
     written = [(row, name) for row, cut in clips if (name := _write_audio(row, cut, out))]
     if to == "nemo":
-        write_rows(out / "manifest.jsonl", (_nemo_row(row, name) for row, name in written))
+        write_rows(out / _MANIFEST_NAME, (_nemo_row(row, name) for row, name in written))
     else:
         tasks = [
             label_studio.task(
@@ -81,7 +89,7 @@ def export(
             for row, name in written
         ]
         write_text(out / "labelling_config.xml", label_studio.LABELLING_CONFIG)
-        write_json(out / "tasks.json", tasks)
+        write_json(out / TASKS_NAME, tasks)
     logger.info("%s: %d of %d clips", out, len(written), len(rows))
     return 1 if len(written) < len(rows) else 0
 
@@ -107,9 +115,10 @@ def import_labels(
     _, cuts = read_selection(selection)
     by_id = {cut.id: cut for cut in cuts}
     given = read_annotations(file)
-    annotations, unknown = _match(given, by_id, config)
+    checked, unknown = _match(given, by_id, config)
+    annotations = [resolve(id_, of_clip) for id_, of_clip in checked.items()]
     labelled = save(out, annotations, cuts)
-    rejected = [annotation for annotation in annotations if annotation.status == "rejected"]
+    rejected = [a for of_clip in checked.values() for a in of_clip if a.status == "rejected"]
     states = counts(annotations)
     several = [a for a in annotations if a.disagreement is not None]
     report = {
@@ -147,10 +156,20 @@ def _keep_apart(selection: Path, out: Path) -> None:
         raise RequestError(f"{out}: is the selection itself; give another folder to --out")
 
 
+def _require_unlabelled(out: Path) -> None:
+    """Refuse to write over a manifest that annotators have filled in."""
+    for path in (out / _MANIFEST_NAME, out / manifests.CUTS_NAME):
+        given = read_annotations(path) if path.is_file() else []
+        if any(a.status != "unlabelled" for _, annotations in given for a in annotations):
+            raise RequestError(
+                f"{path}: holds labels; import them, or give another folder to --out"
+            )
+
+
 def _match(
     given: Given, cuts: dict[str, Cut], rules: TextRules
-) -> tuple[list[Annotation], list[str]]:
-    """Return one annotation for each selected clip, and the ids that are none of them."""
+) -> tuple[dict[str, list[Annotation]], list[str]]:
+    """Return the annotations of each selected clip, and the ids that are none of them."""
     found: dict[str, list[Annotation]] = {id_: [] for id_ in cuts}
     unknown = []
     for id_, annotations in given:
@@ -160,7 +179,7 @@ def _match(
             found[id_] = [a for a in checked if a.status != "unlabelled"] + found[id_]
         else:
             unknown.append("(none)" if id_ is None else id_)
-    return [resolve(id_, annotations) for id_, annotations in found.items()], unknown
+    return found, unknown
 
 
 def _write_audio(row: Row, cut: Cut, out: Path) -> str | None:

@@ -64,36 +64,6 @@ def output_layer_squares(
 
 
 @torch.no_grad()
-def expected_output_layer_square(
-    hidden: Tensor,
-    logit_gradients: Tensor,
-    weights: Tensor,
-    lengths: Tensor,
-    *,
-    bias: bool = True,
-    limit_elements: int = LIMIT_ELEMENTS,
-) -> Tensor:
-    """Return the weighted sums over the hypotheses (B,) of `output_layer_squares`, in one product.
-
-    They are tr(A C) with A = [H 1] [H 1]^T and C = sum_k w_k G_k G_k^T; for drawn transcripts the
-    weights are one over their number.
-
-    Parameters
-    ----------
-    hidden, logit_gradients, lengths, bias, limit_elements
-        As in `output_layer_squares`.
-    weights
-        Weights (K, B), not negative.
-    """
-    scaled = logit_gradients * weights.sqrt()[:, :, None, None].to(logit_gradients.dtype)
-    joined = scaled.permute(1, 2, 0, 3).flatten(2)[None]
-    squares = output_layer_squares(
-        hidden, joined, lengths, bias=bias, limit_elements=limit_elements
-    )
-    return squares[0]
-
-
-@torch.no_grad()
 def logit_squares(logit_gradients: Tensor, lengths: Tensor) -> Tensor:
     """Squared norms (K, B) of the gradients at the logits (K, B, T, V) within the lengths (B,)."""
     return _valid(logit_gradients, lengths).square().sum((-2, -1))

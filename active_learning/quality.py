@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from lhotse.cut import Cut
 
-from speechkit.audio import SAMPLE_RATE, Audio, load_cut
-from speechkit.errors import AudioError, RequestError
+from speechkit.audio import SAMPLE_RATE, Audio
+from speechkit.errors import RequestError
 
 _STEP_S = 0.02
 _FULL_SCALE = 0.999
@@ -70,15 +69,6 @@ def measure(audio: Audio, *, sample_rate: int = SAMPLE_RATE) -> dict[str, float]
     clipped = float(np.mean(np.abs(audio) >= _FULL_SCALE)) if len(audio) else 0.0
     snr_db = _snr_db(power, round(_STEP_S * sample_rate))
     return {"level_dbfs": level_dbfs, "clipped_share": clipped, "snr_db": snr_db}
-
-
-def fault_of_cut(cut: Cut, *, limits: QualityLimits = QualityLimits()) -> str | None:
-    """Load a clip and return why it is unfit to be labelled; None if it is fit."""
-    try:
-        audio = load_cut(cut)
-    except AudioError as error:
-        return f"broken: {error}"
-    return limits.fault({"duration_s": cut.duration, **measure(audio)})
 
 
 def _snr_db(power: np.ndarray, step: int) -> float:

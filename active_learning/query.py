@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from speechkit.active_learning.selection import METHODS, Method, SelectionConfig
+from speechkit.active_learning.selection import DIVERSE, METHODS, Method, SelectionConfig
 from speechkit.errors import RequestError
 
 
@@ -47,6 +47,11 @@ class Query:
                     f"query {text!r}: {word!r} is none of per_second, {', '.join(METHODS)}"
                 )
         return query
+
+    @property
+    def strategies(self) -> list[str]:
+        """What the pool is scored by: the strategy, and the embeddings of a diverse choice."""
+        return [self.strategy, *(["embedding"] if self.method in DIVERSE else [])]
 
     def selection(self, seed: int) -> SelectionConfig:
         """Return how to select from a table of scores."""

@@ -119,7 +119,8 @@ def score_pool(
     texts, cascades = cascade.separate(strategies)
     first = folder / _STAGES / "0" if cascades else folder
     scorer = ClipScorer(model, texts, config=config)
-    scorer.hear(cuts)
+    if pending(blocks, folder):
+        scorer.hear(cuts)
     engine.run(scorer, blocks, cuts=by_id, folder=first)
     if engine.leads:
         finish(blocks, first)

@@ -32,7 +32,7 @@ from speechkit.active_learning.query import Query
 from speechkit.active_learning.score import score_pool
 from speechkit.active_learning.scoring import ScoringConfig
 from speechkit.active_learning.select import write_selection
-from speechkit.active_learning.selection import DIVERSE, choose
+from speechkit.active_learning.selection import choose
 from speechkit.errors import RequestError
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,6 @@ M = TypeVar("M")
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
 _TARGET = re.compile(r"speechkit(\.[a-z_]+)+:[A-Za-z_]+")
-_EMBEDDING = "embedding"
 # rows of another one are not comparable: what a share of 0 means has changed once
 _PROTOCOL = 2
 
@@ -271,11 +270,10 @@ class _Run:
             self._cell(query.name, share, [cuts[id_] for id_ in selection.ids])
 
     def _scores(self, query: Query) -> pa.Table:
-        """Return the pool's scores, with embeddings where the query needs them."""
+        """Return the pool's scores by all that the query needs."""
         table = self._scored(query.strategy)
-        if query.method in DIVERSE:
-            column = self._scored(_EMBEDDING)[_EMBEDDING]
-            table = table.append_column(_EMBEDDING, column)  # both are sorted by id
+        for name in query.strategies[1:]:
+            table = table.append_column(name, self._scored(name)[name])  # all are sorted by id
         return table
 
     def _scored(self, strategy: str) -> pa.Table:

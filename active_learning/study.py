@@ -48,19 +48,24 @@ def fixed_best(
     Raises
     ------
     RequestError
-        if there is no trial, or it tried fewer than ``count`` of them.
+        if there is no trial, or it did not try all of them alike: it may still be running, and the
+        choice could not be taken back.
     """
     if not path.is_file():
         rows = read_rows(results_path(results))
         of = {name: [row for row in rows if row["strategy"] == name] for name in among}
+        cells = {name: {(row["seed"], row["share"]) for row in own} for name, own in of.items()}
+        every = set().union(*cells.values())
+        if lacking := [name for name, own in cells.items() if not own or own < every]:
+            raise RequestError(
+                f"{results}: lacks some of {', '.join(lacking)} to choose {count} forms by; let it "
+                "end first"
+            )
         means = {
             # rounded, lest the order of a sum tell equal ones apart
             name: [round(float(np.mean([row[metric] for row in own])), 9) for metric in metrics]
             for name, own in of.items()
-            if own
         }
-        if len(means) < count:
-            raise RequestError(f"{results}: tried {len(means)} forms to choose {count} from")
         write_json(path, sorted(means, key=lambda name: means[name])[:count])
     chosen: list[str] = json.loads(path.read_text(encoding="utf-8"))
     return chosen

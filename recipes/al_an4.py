@@ -82,7 +82,7 @@ def al_an4(
     test
         what else to measure on, of ``root``'s form; give another ``out`` then.
     config, further, cells
-        of a base model; what is different in those that go on from it; see `simulate`.
+        of a base model; of those that go on from it; rows of the (last) stage, see `simulate`.
     """
     if stage is None:
         al_an4(root=root, out=out, stage=1, test=test, config=config, further=further)

@@ -7,8 +7,8 @@ It stops after the export and says what to do. When the labels are there:
 
     python recipes/al_kws.py ... --labels export.json
 
-With --oracle the labels in the pool's manifest stand for people. The retrained model is in
-OUT/retrained/model, the errors before and after in OUT/errors.json.
+With --oracle the labels in the pool's manifest stand for people. OUT/errors.json has the errors
+before and after, and names the retrained model; further labels make another one.
 """
 
 import sys

@@ -25,9 +25,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write ``text`` to ``path`` as a whole."""
+    """Write ``text`` to ``path`` as a whole.
+
+    Half a character (a lone surrogate), which UTF-8 lacks, is written as its escape, as JSON does.
+    """
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -279,13 +279,26 @@ def test_a_round_with_a_recogniser(tmp_path, capsys):
     words = [word for name in names for word in (f"--{name}", tmp_path / name / "manifest.jsonl")]
     words += ["--model", tmp_path / "model", "--test", tmp_path / "pool" / "manifest.jsonl"]
     words += ["--out", tmp_path / "out", "--budget", "3", "--learner.train.fit.epochs", "1"]
+    words += ["--strategy", "egl:parameters=output/kmeans++"]
     recipe = load("al_asr").al_asr
     assert run(recipe, *words) == 0
     assert "run again with --labels" in capsys.readouterr().out
-    assert (tmp_path / "out" / "to_label" / "tasks.json").is_file()
-    assert run(recipe, *words, "--oracle") == 0
-    errors = json.loads((tmp_path / "out" / "errors.json").read_text())
-    assert set(errors["after"]) == {"wer", "cer", "loss"}
+    tasks = tmp_path / "out" / "to_label" / "tasks.json"
+    tasks.write_text("[]")
+    # labels come in two parts: each makes a model of its own, and what was exported stays
+    cuts = manifests.read(tmp_path / "out" / "selection")
+    given = [{"data": {"id": cut.id}, "annotations": []} for cut in cuts]
+    models = []
+    for task in given[:2]:
+        region = {"type": "textarea", "value": {"text": ["a"]}}
+        task["annotations"] = [{"id": 1, "result": [region]}]
+        (tmp_path / "back.json").write_text(json.dumps(given))
+        assert run(recipe, *words, "--labels", tmp_path / "back.json") == 0
+        errors = json.loads((tmp_path / "out" / "errors.json").read_text())
+        assert set(errors["after"]) == {"wer", "cer", "loss"}
+        models.append(errors["model"])
+    assert tasks.read_text() == "[]"
+    assert len({*models, *map(str, tmp_path.glob("out/retrained/*/model"))}) == 2
 
 
 def test_a_round_with_a_spotter(tmp_path):
@@ -300,4 +313,4 @@ def test_a_round_with_a_spotter(tmp_path):
     quick = [word.replace("--", "--learner.train.") if word[:2] == "--" else word for word in QUICK]
     assert run(load("al_kws").al_kws, *words, *quick, "--oracle") == 0
     errors = json.loads((tmp_path / "out" / "errors.json").read_text())
-    assert set(errors) == {"before", "after"}
+    assert set(errors) == {"model", "before", "after"}

@@ -65,6 +65,12 @@ def test_what_is_no_row_is_refused(text, message, tmp_path):
     assert file.read_text() == text
 
 
+def test_what_a_kill_left_half_written_does_no_harm(tmp_path):
+    kept = cells(tmp_path).add("a", ROW)
+    (tmp_path / "cells/.tmp-1-b.json").write_text('{"cell": "b"')
+    assert cells(tmp_path).collect() == [kept]
+
+
 def test_an_empty_file_is_a_beginning(tmp_path):
     file = tmp_path / "carried.jsonl"
     file.touch()

@@ -86,6 +86,21 @@ def test_labels_can_be_counted_in_seconds(tmp_path):
     assert saving["saving"] == pytest.approx(0, abs=1e-9)
 
 
+def test_curves_that_end_at_different_seconds_compare_where_both_reach(tmp_path):
+    """Errors follow seconds alone; one strategy takes short clips, another long ones."""
+    lengths = {"random": 1.0, "egl": 0.5, "worst": 3.0}
+    rows = [row for row in results() if row["share"] < 1]
+    for row in rows:
+        row["seconds"] *= lengths.get(row["strategy"], 1.0)
+        row["wer"] = 0.8 - row["seconds"] / 1000 + row["seed"] / 100
+    report = run(tmp_path, rows, config={"axis": "seconds", "at": 0.1})
+    found = by_name(report)
+    for name in ("egl", "worst"):
+        assert found[name]["area"]["value"] == pytest.approx(found[name]["baseline_area"]["value"])
+    assert found["egl"]["share"] == list(SHARES)
+    assert found["worst"]["share"] == [0.05, 0.1]
+
+
 def test_unfinished_seeds_are_left_out_and_named(tmp_path):
     rows = [r for r in results() if (r["strategy"], r["seed"], r["share"]) != ("egl", 2, 0.4)]
     rows += [cell("late", 0, 0.2, 0.5)]
@@ -164,6 +179,14 @@ def test_scores_and_selections(tmp_path):
     assert "What was selected" in (tmp_path / "out/report.md").read_text()
     report = run(tmp_path, results(), selections=[tmp_path / "long"])
     assert report["selections"][str(tmp_path / "long")]["seconds"] == 59
+    # the first row need not know the speaker, and nothing need be selected
+    bare = {name: rows["29"][name] for name in ("id", "duration_s")}
+    write_rows(tmp_path / "long/selection.jsonl", [bare, rows["28"], rows["27"]])
+    write_rows(tmp_path / "none/selection.jsonl", [])
+    folders = [tmp_path / "long", tmp_path / "none"]
+    made_of = run(tmp_path, results(), selections=folders)["selections"]
+    assert made_of[str(folders[0])]["speakers"] == 2
+    assert made_of[str(folders[1])] == {"clips": 0, "seconds": 0.0}
 
 
 def test_scores_written_apart_are_joined(tmp_path):

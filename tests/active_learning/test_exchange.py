@@ -232,6 +232,69 @@ def test_labels_once_saved_are_never_lost(pool, selection):
     assert (out / "labels.jsonl").read_text() == damaged
 
 
+def test_an_older_text_counts_but_a_newer_unusable_one_is_named(pool, selection):
+    a, *_ = ids_of(selection)
+    given = [annotation("old", at="2026"), annotation("new\u0007", at="2027")]
+    file = returned(pool / "back.json", [(a, given)])
+    assert import_labels(file, selection=selection, out=pool / "labels") == 1
+    assert texts_in(pool / "labels") == {a: "old"}
+    report = json.loads((pool / "labels/report.json").read_text())
+    assert [row["id"] for row in report["rejected"]] == [a]
+
+
+def test_half_a_character_harms_its_own_clip_alone(pool, selection):
+    a, b, _ = ids_of(selection)
+    given = [(a, [annotation("ok \ud83d")]), (b, [annotation("fine")]), ("\ud83d", [])]
+    file = returned(pool / "back.json", given)
+    assert import_labels(file, selection=selection, out=pool / "labels") == 1
+    assert texts_in(pool / "labels") == {b: "fine"}
+    assert read_labels(pool / "labels")[a].text == "ok \ud83d"
+
+
+def test_no_annotators_text_is_forgotten(pool, selection):
+    a, b, _ = ids_of(selection)
+    out = pool / "labels"
+    both = [annotation("two", at="2026-02"), annotation("one", at="2026-01")]
+    skipped = [annotation("", cancelled=True, at="2026-01")]
+    import_labels(
+        returned(pool / "1.json", [(a, both), (b, skipped)]), selection=selection, out=out
+    )
+    later = [(a, [annotation("three", at="2027")]), (b, [annotation("?\u0007", at="2027")])]
+    import_labels(returned(pool / "2.json", later), selection=selection, out=out)
+    labels = read_labels(out)
+    assert (labels[a].text, labels[a].previous) == ("three", ("one", "two"))
+    # what was skipped and then tried is asked for again, until it is skipped again
+    assert labels[b].status == "rejected"
+    given_up = [(b, [annotation("", cancelled=True, at="2028")])]
+    import_labels(returned(pool / "3.json", given_up), selection=selection, out=out)
+    assert read_labels(out)[b].status == "ignored"
+
+
+@pytest.mark.parametrize(("to", "name"), [("nemo", "manifest.jsonl"), ("lhotse", "cuts.jsonl.gz")])
+def test_an_export_with_labels_is_not_written_over(pool, selection, to, name):
+    out = pool / "out"
+    export(selection, to=to, out=out)
+    export(selection, to=to, out=out)
+    if to == "nemo":
+        rows = read_rows(out / name)
+        write_rows(out / name, [{**rows[0], "text": "typed"}, *rows[1:]])
+    else:
+        cuts = list(manifests.read(out))
+        cuts[0].supervisions[0].text = "typed"
+        manifests.write(cuts, out / name)
+    with pytest.raises(RequestError, match="holds labels; import them"):
+        export(selection, to=to, out=out)
+    import_labels(out / name, selection=selection, out=pool / "labels")
+    assert list(texts_in(pool / "labels").values()) == ["typed"]
+
+
+def test_a_folder_of_one_selection_takes_no_other(pool, selection):
+    export(selection, to="label-studio", out=pool / "ls")
+    select(pool / "scores", cuts=pool / "pool", budget="1", labelled=[selection], out=pool / "s2")
+    with pytest.raises(RequestError, match="give another folder"):
+        export(pool / "s2", to="label-studio", out=pool / "ls")
+
+
 def test_all_skipped(pool, selection):
     given = [(id_, [annotation("", cancelled=True)]) for id_ in ids_of(selection)]
     file = returned(pool / "back.json", given)

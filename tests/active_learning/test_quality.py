@@ -2,10 +2,8 @@ import math
 
 import numpy as np
 import pytest
-from lhotse import MonoCut, Recording
 
-from speechkit.active_learning.quality import QualityLimits, fault_of_cut, measure
-from speechkit.audio import write_wav
+from speechkit.active_learning.quality import QualityLimits, measure
 from speechkit.errors import RequestError
 
 
@@ -29,25 +27,17 @@ def test_silence_and_shreds_are_measured(samples):
     assert math.isnan(found["snr_db"])
 
 
-def test_faults(rng, tmp_path):
+def test_faults(rng):
     clipped = speech(rng).copy()
     clipped[:1000] = 1.0
-    for name, audio, fault in [
-        ("good", speech(rng), None),
-        ("silent", np.zeros(16000, np.float32), "silent"),
-        ("short", speech(rng)[:1000], "too short"),
-        ("clipped", clipped, "clipped"),
+    for audio, fault in [
+        (speech(rng), None),
+        (np.zeros(16000, np.float32), "silent"),
+        (speech(rng)[:1000], "too short"),
+        (clipped, "clipped"),
     ]:
-        path = tmp_path / f"{name}.wav"
-        write_wav(path, audio)
-        cut = Recording.from_file(path).to_cut()
-        found = fault_of_cut(cut)
+        found = QualityLimits().fault({"duration_s": len(audio) / 16000, **measure(audio)})
         assert found == fault if fault is None else found.startswith(fault)
-    (tmp_path / "good.wav").write_bytes(b"no audio")
-    recording = Recording.from_file(tmp_path / "silent.wav")
-    recording.sources[0].source = str(tmp_path / "good.wav")
-    cut = MonoCut(id="x", start=0, duration=1.0, channel=0, recording=recording)
-    assert fault_of_cut(cut).startswith("broken")
 
 
 def test_what_was_not_measured_is_not_judged():

@@ -6,8 +6,6 @@ from speechkit.active_learning.study import divide, fixed_best
 from speechkit.errors import RequestError
 from tests.active_learning.helpers import cut_of
 
-FORMS = ("a", "b", "c", "d")
-
 
 def trial(folder, errors):
     rows = [
@@ -30,17 +28,19 @@ def test_the_lowest_mean_error_is_fixed_and_its_ties_go_to_the_lower_loss(tmp_pa
         },
     )
     fixed = tmp_path / "stage-2" / "forms.json"
-    given = {"results": results, "among": FORMS, "count": 2}
+    given = {"results": results, "among": ("a", "b", "c"), "count": 2}
     assert fixed_best(fixed, **given) == ["c", "b"]
     # what comes to light later changes nothing
     trial(tmp_path, {name: [(0.0, 0.0)] for name in "ad"})
     assert fixed_best(fixed, **given) == ["c", "b"]
 
 
-def test_too_few_forms_are_refused(tmp_path):
-    results = trial(tmp_path, {"a": [(0.1, 0.5)]})
-    with pytest.raises(RequestError, match="tried 1 forms to choose 2 from"):
-        fixed_best(tmp_path / "forms.json", results=results, among=FORMS, count=2)
+@pytest.mark.parametrize("of_b", [[], [(0.2, 0.5)]])
+def test_nothing_is_fixed_before_the_trial_ends(tmp_path, of_b):
+    results = trial(tmp_path, {"a": [(0.1, 0.5), (0.5, 0.5)], "b": of_b})
+    with pytest.raises(RequestError, match="lacks some of b to choose 1 forms by; let it end"):
+        fixed_best(tmp_path / "forms.json", results=results, among=("a", "b"), count=1)
+    assert not (tmp_path / "forms.json").exists()
 
 
 def test_base_and_pool_share_no_clip_and_depend_on_the_seed_alone():
