@@ -13,9 +13,10 @@ from speechkit.active_learning.annotations import with_text
 from speechkit.active_learning.blocks import scores_folder
 from speechkit.active_learning.exchange import TASKS_NAME, export, import_labels
 from speechkit.active_learning.query import Query
-from speechkit.active_learning.score import config_digest, model_digest, score
+from speechkit.active_learning.score import config_digest, score
 from speechkit.active_learning.scoring import ScoringConfig
 from speechkit.active_learning.select import SELECTION_NAME, read_selection, select
+from speechkit.checkpoint import model_digest
 from speechkit.errors import JobError, RequestError
 from speechkit.files import write_json
 

@@ -1,6 +1,5 @@
 """`speechkit al score`: from a pool of clips to a folder with a row of scores for each."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from speechkit.active_learning.engines import Engine, EngineName, Local
 from speechkit.active_learning.models import Model
 from speechkit.active_learning.scorers import split
 from speechkit.active_learning.scoring import ClipScorer, ScoringConfig
+from speechkit.checkpoint import model_digest
 from speechkit.errors import JobError, RequestError
 
 logger = logging.getLogger(__name__)
@@ -128,22 +128,6 @@ def score_pool(
     if cascades:
         _refine(cascades, cuts, scorer, folder=folder, engine=engine)
     return finish(blocks, folder) if engine.leads else {}
-
-
-def model_digest(folder: Path) -> str:
-    """Return 16 hex digits over a model folder's configuration and weights.
-
-    Raises
-    ------
-    RequestError
-        if it is no model folder.
-    """
-    checkpoint.load_config(folder)
-    sha = hashlib.sha256()
-    for name in ("config.json", "model.safetensors"):
-        with (folder / name).open("rb") as file:
-            sha.update(hashlib.file_digest(file, "sha256").digest())
-    return sha.hexdigest()[:16]
 
 
 def config_digest(strategies: Sequence[str], config: ScoringConfig) -> str:

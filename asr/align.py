@@ -11,6 +11,7 @@ from speechkit import manifests
 from speechkit.asr import alignment
 from speechkit.asr.decoding import DecodingConfig
 from speechkit.asr.hypothesis import Hypothesis
+from speechkit.asr.tokenizer import out_of_vocabulary
 from speechkit.asr.transcribe import Format, render
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import JobError, RequestError
@@ -46,6 +47,7 @@ def align(
     names = {cut.id: cut.id.replace("/", "_") for cut in spoken}
     if len(set(names.values())) < len(names):
         raise RequestError("ids that differ in / and _ alone would share a file; rename one")
+    transcriber.recogniser.inputs.require(spoken)
     transcriber.recogniser.hear(spoken)
     failed = 0
     console = Console(stderr=True)
@@ -70,10 +72,16 @@ def align_cut(transcriber: Transcriber, cut: Cut) -> Hypothesis:
     Raises
     ------
     JobError
-        if the cut cannot be read, or its frames are too few for the text.
+        if the cut cannot be read, its text holds what the model cannot write, or its frames are too
+        few for the text.
     """
     recogniser = transcriber.recogniser
-    tokens = recogniser.tokenizer.encode(recogniser.reference(cut) or "")
+    text = recogniser.reference(cut) or ""
+    if unknown := out_of_vocabulary(recogniser.tokenizer, [text]).characters:
+        raise JobError(
+            f"the model knows no {' '.join(map(repr, sorted(unknown)))}; rewrite the text without"
+        )
+    tokens = recogniser.tokenizer.encode(text)
     return alignment.timed(
         transcriber.log_probs(cut), tokens, recogniser.tokenizer, frame_s=recogniser.frame_s
     )

@@ -70,6 +70,7 @@ def evaluate_with(
     spoken = [cut for cut in cuts if references[cut.id] is not None]
     if not spoken:
         raise RequestError(f"none of {len(cuts)} cuts has a text to compare with")
+    transcriber.recogniser.inputs.require(spoken)
     transcriber.recogniser.hear(spoken)
     found, broken = transcribe_cuts(transcriber, spoken)
     if not found:

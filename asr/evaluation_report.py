@@ -67,7 +67,10 @@ def read_transcripts(folder: Path) -> list[Transcript]:
         )
     found = []
     # not splitlines(), which also breaks at separators that a transcript may hold
-    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: cannot be read ({error}); evaluate again") from error
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)

@@ -78,6 +78,8 @@ def fit(
         precision=config.precision,
         progress=progress,
         max_epochs=config.epochs,
+        # epochs differ by some batches, and Lightning would cut all to the first one's number
+        reload_dataloaders_every_n_epochs=1,
         accumulate_grad_batches=config.accumulate,
         devices=config.devices,
         num_nodes=config.nodes,

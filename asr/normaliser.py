@@ -13,8 +13,8 @@ Case = Literal["lower", "upper", "keep"]
 # what writers and word processors use for an apostrophe
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u02bc\u2032\uff07", "'"))
 
-# categories of punctuation, symbols and control characters start with these
-_NO_PART_OF_WORDS = ("P", "S", "Cc")
+# categories of punctuation, symbols, control characters and half characters start with these
+_NO_PART_OF_WORDS = ("P", "S", "Cc", "Cs")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -183,8 +183,8 @@ def reference_of(cut: Cut, normaliser: Normaliser) -> str | None:
 
     None if it has neither.
     """
-    custom = (cut.supervisions[0].custom or {}) if cut.supervisions else {}
-    if custom.get("text_norm") is not None:
-        return " ".join(str(custom["text_norm"]).split())
+    normalised = manifests.custom_of(cut).get("text_norm")
+    if normalised is not None and len(cut.supervisions) == 1:
+        return " ".join(str(normalised).split())
     text = manifests.text_of(cut)
     return None if text is None else normaliser(text)

@@ -64,12 +64,13 @@ def step_row(
 ) -> dict[str, Any]:
     """Measure steps of one encoder at one length; "stopped" says where it did not fit."""
     outcome = run_isolated(_train, config, pattern, length_s, limits=limits)
-    seconds, before = outcome.value or (None, 0)
+    # of what was stopped, nobody knows how much its imports held
+    seconds, before = outcome.value or (None, None)
     return {
         "pattern": pattern,
         "length_s": length_s,
         "step_s": seconds,
-        "peak_gib": (outcome.peak_bytes - before) / GIB,
+        "peak_gib": None if before is None else (outcome.peak_bytes - before) / GIB,
         "scores_gib": scores_gib(config, length_s),
         "stopped": outcome.stopped,
     }

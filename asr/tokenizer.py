@@ -8,6 +8,7 @@ know of a tokenizer.
 import base64
 import binascii
 import io
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,7 +86,7 @@ class Characters(Tokenizer):
     Raises
     ------
     RequestError
-        if a symbol repeats or the space is missing.
+        if a symbol repeats or is half a character, or the space is missing.
     """
 
     kind = "characters"
@@ -95,6 +96,8 @@ class Characters(Tokenizer):
             raise RequestError(f"symbols {''.join(repeated)!r} occur twice; give each once")
         if " " not in symbols:
             raise RequestError(f"symbols {symbols!r} lack the space, which separates words")
+        if halves := [symbol for symbol in symbols if unicodedata.category(symbol) == "Cs"]:
+            raise RequestError(f"symbols {halves!r} are half characters; mend the transcripts")
         super().__init__(symbol.encode() for symbol in symbols)
         self._token = {symbol: token for token, symbol in enumerate(symbols, start=1)}
 

@@ -29,6 +29,7 @@ from speechkit.asr.tokenizer import Bytes, Characters, SentencePieces, Tokenizer
 from speechkit.asr.transcriber import Transcriber
 from speechkit.asr.utterances import AugmentConfig, Checked, Material, Utterances, check
 from speechkit.batching import BatchConfig, CutBatch
+from speechkit.checkpoint import model_digest
 from speechkit.claims import claim
 from speechkit.errors import RequestError
 from speechkit.features import InputConfig, Inputs
@@ -253,10 +254,10 @@ def _run(config: TrainConfig, material: Material, init: Path | None) -> dict[str
     fit_config = dataclasses.replace(config.fit, workers=0, max_minutes=None)
     return {
         "config": dataclasses.asdict(dataclasses.replace(config, fit=fit_config)),
-        "training": manifests.fingerprint(material.training.cuts),
-        "dev": manifests.fingerprint(material.dev.cuts),
+        "training": manifests.fingerprint(material.training.cuts, speakers=True),
+        "dev": manifests.fingerprint(material.dev.cuts, speakers=True),
         "noises": manifests.fingerprint(material.noises),
-        "init": None if init is None else str(init),
+        "init": None if init is None else model_digest(init),
     }
 
 

@@ -43,9 +43,17 @@ class Transcriber:
     """A recogniser with a decoder; what `asr transcribe` and `asr evaluate` both run."""
 
     def __init__(self, recogniser: Recogniser, config: DecodingConfig = DecodingConfig()) -> None:
-        self.recogniser = recogniser.eval()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.recogniser = recogniser.to(device).eval()
         self.config = resolved(config)
         self.scorer = scorer_of(self.config, recogniser)
+        default_s = 0.0 if recogniser.network.in_one_pass else _DENSE_CHUNK_S
+        self.chunk_s = default_s if config.chunk_s is None else config.chunk_s
+        if 0 < self.chunk_s <= config.overlap_s:
+            raise RequestError(
+                f"overlap_s {config.overlap_s:g}: chunks of {self.chunk_s:g} s must be longer; give"
+                " less, or chunk_s"
+            )
 
     @classmethod
     def load(cls, folder: Path | str, config: DecodingConfig = DecodingConfig()) -> Self:
@@ -56,9 +64,7 @@ class Transcriber:
         RequestError
             if the folder is no recogniser, or language model or lexicon are not of its words.
         """
-        recogniser = Recogniser.load(folder)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(recogniser.to(device), resolved(config, Path(folder)))
+        return cls(Recogniser.load(folder), resolved(config, Path(folder)))
 
     def transcribe(self, recording: Recording) -> Hypothesis:
         """Return the transcript of a recording; an empty one where there is nothing to hear.
@@ -123,10 +129,7 @@ class Transcriber:
         """Yield (first frame, frame after the last, frames out to keep) of each chunk."""
         recogniser, config = self.recogniser, self.config
         factor = recogniser.network.factor
-        chunk_s = config.chunk_s
-        if chunk_s is None:
-            chunk_s = 0.0 if recogniser.network.in_one_pass else _DENSE_CHUNK_S
-        size = round(chunk_s / recogniser.frame_s)
+        size = round(self.chunk_s / recogniser.frame_s)
         if size == 0 or frames <= size * factor:
             yield 0, frames, slice(None)
             return

@@ -152,9 +152,14 @@ def check(
     Raises
     ------
     RequestError
-        if more characters are unknown, or no utterance is left.
+        if more characters are unknown, ids repeat, a cut lacks the features that the recogniser
+        reads, or no utterance is left.
     """
+    cuts = list(cuts)
+    recogniser.inputs.require(cuts)
     texts = {cut.id: (cut, reference_of(cut, recogniser.normaliser)) for cut in cuts}
+    if len(texts) < len(cuts):
+        raise RequestError(f"{what}: {len(cuts) - len(texts)} ids occur twice; give each cut once")
     spoken = [text for _, text in texts.values() if text]
     out_of_vocabulary(recogniser.tokenizer, spoken).require(at_most=max_unknown)
     kept, dropped = [], {}

@@ -96,7 +96,7 @@ def load_clips(cuts: Iterable[Cut], *, what: str) -> Loaded:
 
 
 def _span(cut: Cut, audio: Audio) -> Span:
-    if cut.supervisions:
+    if len(cut.supervisions) == 1:
         speech = cut.supervisions[0]
         if cut.duration - speech.duration > _TIMES_GIVEN_S:
             start = max(0, round(speech.start * SAMPLE_RATE))

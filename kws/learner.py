@@ -14,9 +14,10 @@ from lhotse.cut import Cut
 from speechkit import manifests
 from speechkit.errors import RequestError
 from speechkit.kws.classify import accuracy
-from speechkit.kws.clips import load_clip
+from speechkit.kws.clips import load_clips
+from speechkit.kws.dealing import deal
 from speechkit.kws.fit import FitConfig
-from speechkit.kws.rows import normalise
+from speechkit.kws.rows import SILENT_LABELS, normalise
 from speechkit.kws.scenes import SceneConfig
 from speechkit.kws.spotter import SILENCE, UNKNOWN, Spotter
 from speechkit.kws.train import Split, TrainConfig, decode, train_spotter
@@ -31,7 +32,7 @@ class SpotterLearner:
     """Trains spotters that differ in their clips and seeds alone.
 
     A clip's class is its label, or the text that an annotator gave it: one of the keywords, silence
-    (an empty text, or ``_silence_``), or any other word.
+    (an empty text, or a label such as ``_silence_`` or ``_noise_``), or any other word.
 
     Attributes
     ----------
@@ -76,7 +77,9 @@ class SpotterLearner:
 
     def evaluate(self, model: Spotter, cuts: Sequence[Cut]) -> dict[str, float]:
         """Return the share of clips whose class is not found, as ``error``."""
-        labelled = [(load_clip(cut), self.class_of(cut)) for cut in cuts]
+        classes = {cut.id: self.class_of(cut) for cut in cuts}
+        clips = load_clips(cuts, what="test").clips
+        labelled = [(clip, classes[clip.id]) for clip in clips]
         return {"error": 1 - accuracy(model, labelled).share}
 
     def class_of(self, cut: Cut) -> str:
@@ -91,18 +94,24 @@ class SpotterLearner:
         name = manifests.text_of(cut) if label is None else label
         if name is None:
             raise RequestError(f"clip {cut.id}: has neither label nor text, so no class is known")
-        if label == SILENCE or name.strip() in ("", SILENCE):
+        if name.strip() in ("", *SILENT_LABELS):
             return SILENCE
         word = normalise(name)
         return word if word in self.keywords else UNKNOWN
 
     def _train(self, cuts: Sequence[Cut], init: Spotter | None, *, seed: int, out: Path) -> None:
-        training, dev = (list(cuts), list(self.dev)) if self.dev else _set_aside(cuts, seed)
+        training, dev = (list(cuts), self.dev) if self.dev else self._set_aside(cuts, seed)
         start, config = None, dataclasses.replace(self.train, seed=seed)
         if init is not None:
             start = out / "init"
             init.save(start)
-            config = dataclasses.replace(config, fit=self.further or config.fit)
+            config = dataclasses.replace(
+                config,
+                fit=self.further or config.fit,
+                network=init.network.name,
+                frontend=init.frontend.describe(),
+                detection=init.config.detection,
+            )
         train_spotter(
             self._split(training, every_keyword=True),
             self._split(dev, every_keyword=False),
@@ -110,6 +119,19 @@ class SpotterLearner:
             config=config,
             init=start,
         )
+
+    def _set_aside(self, cuts: Sequence[Cut], seed: int) -> tuple[list[Cut], list[Cut]]:
+        """Divide clips into training and dev, which gets its part of every class."""
+        if len(cuts) < _DEV_FOLDS:
+            raise RequestError(
+                f"{len(cuts)} clips: too few to set a dev set aside; give {_DEV_FOLDS}, or dev"
+            )
+        kinds: dict[str, list[Cut]] = {}
+        for cut in cuts:
+            kinds.setdefault(self.class_of(cut), []).append(cut)
+        of = deal(kinds, _DEV_FOLDS, by="clip", seed=seed)
+        # the second fold, since of a single clip the first would leave none to train on
+        return [cut for cut in cuts if of[cut.id] != 1], [cut for cut in cuts if of[cut.id] == 1]
 
     def _split(self, cuts: Sequence[Cut], *, every_keyword: bool) -> Split:
         """Decode cuts by class; a keyword without clips still is a class of the network."""
@@ -122,15 +144,6 @@ class SpotterLearner:
         others = [cut for cut in cuts if classes[cut.id] not in self.keywords]
         silent = frozenset(cut.id for cut in others if classes[cut.id] == SILENCE)
         return dataclasses.replace(decode(positives, others, noises=self.noises), silent=silent)
-
-
-def _set_aside(cuts: Sequence[Cut], seed: int) -> tuple[list[Cut], list[Cut]]:
-    if len(cuts) < _DEV_FOLDS:
-        raise RequestError(
-            f"{len(cuts)} clips: too few to set a dev set aside; give {_DEV_FOLDS}, or dev"
-        )
-    of = manifests.folds(cuts, _DEV_FOLDS, by="clip", seed=seed).of
-    return [cut for cut in cuts if of[cut.id]], [cut for cut in cuts if not of[cut.id]]
 
 
 SPOTTER = SpotterLearner()

@@ -10,6 +10,7 @@ from speechkit import manifests
 from speechkit.kws.clips import load_clips
 from speechkit.kws.detector import Detector
 from speechkit.kws.mining import CONTEXT_S, Alarm, find_alarms
+from speechkit.kws.rows import AMID
 from speechkit.kws.select import select
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,12 @@ def _as_cut(cut: Cut, alarm: Alarm) -> Cut:
             start=max(0.0, start - first),
             duration=min(end, last) - max(start, first),
             speaker=manifests.speaker_of(cut),
-            custom={"mined_for": alarm.keyword, "score": alarm.score},
+            # whoever trains another keyword with it must know what it may hold
+            custom={
+                "mined_for": alarm.keyword,
+                "score": alarm.score,
+                AMID: [name for name in (manifests.label_of(cut), manifests.text_of(cut)) if name],
+            },
         )
     ]
     return short

@@ -52,7 +52,7 @@ class Crnn(nn.Module):
     connected layer that sees all time steps, and a softmax layer.
     """
 
-    name: ClassVar[str] = "crnn"
+    name: ClassVar[Literal["crnn"]] = "crnn"
 
     def __init__(self, config: CrnnConfig, classes: int) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class Cnn(nn.Module):
     softmax layer, sized for the CRNN paper's input and its cap of 250k parameters.
     """
 
-    name: ClassVar[str] = "cnn"
+    name: ClassVar[Literal["cnn"]] = "cnn"
 
     def __init__(self, config: CnnConfig, classes: int) -> None:
         super().__init__()

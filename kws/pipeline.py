@@ -20,6 +20,7 @@ from speechkit import manifests
 from speechkit.claims import claim
 from speechkit.errors import RequestError
 from speechkit.kws.clips import Clip, load_clips
+from speechkit.kws.dealing import NEGATIVES, deal, require_all
 from speechkit.kws.detector import Detector
 from speechkit.kws.evaluate import CONDITIONS, FA_PER_HOUR, count_notes, measure_conditions
 from speechkit.kws.mining import excerpt, find_alarms
@@ -53,7 +54,7 @@ class PipelineConfig:
     Parameters
     ----------
     folds, test_folds
-        parts that the clips are dealt to, and which of them to test on.
+        parts that the clips are dealt to, at least 3, and which of them to test on.
     split_by
         what must not stand in two parts; "speaker": speakers, and clips without one
         singly; "clip": clips.
@@ -73,7 +74,7 @@ class PipelineConfig:
     train: TrainConfig = TrainConfig()
 
     def __post_init__(self) -> None:
-        require(self, "folds", at_least=2)
+        require(self, "folds", at_least=3)
         require(self, "rounds", at_least=1)
         require(self, "fa_per_hour", above=0)
         for condition in self.conditions:
@@ -100,10 +101,10 @@ def run(
 ) -> list[dict[str, Any]]:
     """Train and measure a spotter; return the rows of the last round's report.
 
-    Writes ``OUT/model`` (the first test fold's), ``OUT/test-positives.jsonl.gz`` and
-    ``OUT/test-negatives.jsonl.gz`` (what that model was tested on), ``OUT/report.json`` and its
-    company for the last round, and ``OUT/round-N`` for the ones before. Run again, it goes on where
-    it was interrupted.
+    Writes ``OUT/model`` (the first test fold's), ``OUT/test-positives.jsonl.gz``,
+    ``OUT/test-negatives.jsonl.gz`` and ``OUT/test-noise.jsonl.gz`` (what that model was tested on),
+    ``OUT/report.json`` and its company for the last round, and ``OUT/round-N`` for the ones before.
+    Run again, it goes on where it was interrupted.
     """
     if not set(config.test_folds) <= set(range(config.folds)) or not config.test_folds:
         raise RequestError(
@@ -121,8 +122,9 @@ def run(
         load_clips(rooms, what="room responses").clips if rooms else [],
         fold_of,
     )
-    _write_test_manifests(selection, fold_of, config.test_folds[0], out)
-    notes = [*notes, rule, *count_notes(selection.counts, {}, noise=bool(noise))]
+    _write_test_manifests(selection, noises, data, config.test_folds[0], out)
+    broken = data.clips.broken
+    notes = [*notes, rule, *count_notes(selection.counts, broken, noise=bool(noise))]
     rows: list[dict[str, Any]] = []
     for number in range(config.rounds):
         last = number == config.rounds - 1
@@ -137,6 +139,7 @@ def run(
             title=f"{', '.join(keywords)}: {config.train.network}, round {number + 1}",
             about={
                 "counts": selection.counts,
+                "broken": broken,
                 "config": dataclasses.asdict(config),
                 **provenance(seed=config.train.seed, data=_fingerprints(selection)),
             },
@@ -188,7 +191,7 @@ def _train_and_measure(
     if (folder / _DONE).is_file():
         return load_scored(folder / _DONE)
     folds = range(config.folds)
-    dev_fold = (fold + 1) % config.folds
+    dev_fold = _dev_fold(fold, config.folds)
     training = _part(data, set(folds) - {fold, dev_fold})
     test = _part(data, {fold})
     logger.info("fold %d, round %d of %d: training", fold, number + 1, config.rounds)
@@ -251,40 +254,39 @@ def _part(data: _Data, folds: set[int]) -> Split:
 def _deal(
     selection: Selection, noises: Sequence[Cut], config: PipelineConfig
 ) -> tuple[dict[str, int], str]:
-    """Deal positives, negatives and noises to folds, and say by what.
-
-    Positives and negatives of a speaker go together. Clips without a speaker, and noises, go
-    singly.
-    """
-    speech = [*(cut for cuts in selection.positives.values() for cut in cuts), *selection.negatives]
-    by_speaker = [c for c in speech if config.split_by == "speaker" and manifests.speaker_of(c)]
-    speakers = {manifests.speaker_of(cut) for cut in by_speaker}
-    if len(speakers) < config.folds:
-        by_speaker, speakers = [], set()
-    bound = {cut.id for cut in by_speaker}
-    seed = config.train.seed
-    fold_of: dict[str, int] = {}
-    if bound:
-        fold_of |= manifests.folds(by_speaker, config.folds, by="speaker", seed=seed).of
-    for cuts in (*selection.positives.values(), selection.negatives, noises):
-        if single := [cut for cut in cuts if cut.id not in bound]:
-            fold_of |= manifests.folds(single, config.folds, by="clip", seed=seed).of
+    """Deal positives, negatives and noises to folds, and say by what; noises go singly."""
+    kinds = {**selection.positives, NEGATIVES: selection.negatives}
+    clips = [cut for cuts in kinds.values() for cut in cuts]
+    speakers = {manifests.speaker_of(cut) for cut in clips} - {None}
+    by: Literal["speaker", "clip"] = "speaker" if len(speakers) >= config.folds else "clip"
+    if config.split_by == "clip":
+        by = "clip"
+    fold_of = deal(kinds, config.folds, by=by, seed=config.train.seed)
+    tested = set(config.test_folds)
+    require_all(kinds, fold_of, sorted(tested | {_dev_fold(f, config.folds) for f in tested}))
+    fold_of |= deal({"noise": noises}, config.folds, by="clip", seed=config.train.seed)
+    bound = sum(manifests.speaker_of(cut) is not None for cut in clips) if by == "speaker" else 0
     return fold_of, (
-        f"{config.folds} folds; {len(bound)} of {len(speech)} clips by speaker "
-        f"({len(speakers)} speakers), the others by clip; tested: "
+        f"{config.folds} folds; {bound} of {len(clips)} clips by speaker "
+        f"({len(speakers) if bound else 0} speakers), the others by clip; tested: "
         f"{', '.join(map(str, config.test_folds))}"
     )
 
 
+def _dev_fold(fold: int, folds: int) -> int:
+    return (fold + 1) % folds
+
+
 def _write_test_manifests(
-    selection: Selection, fold_of: dict[str, int], fold: int, out: Path
+    selection: Selection, noises: Sequence[Cut], data: _Data, fold: int, out: Path
 ) -> None:
     kinds = {
         "test-positives": [c for cuts in selection.positives.values() for c in cuts],
         "test-negatives": selection.negatives,
+        "test-noise": noises,
     }
     for name, cuts in kinds.items():
-        chosen = [cut for cut in cuts if fold_of[cut.id] == fold]
+        chosen = [c for c in cuts if data.fold_of[c.id] == fold and c.id not in data.clips.broken]
         manifests.write(chosen, out / f"{name}.jsonl.gz")
 
 

@@ -164,8 +164,11 @@ def load_scored(path: Path) -> Measured:
     with np.load(path, allow_pickle=False) as arrays:
         for prefix in [name.removesuffix("ids") for name in arrays if name.endswith("|ids")]:
             keyword, condition, _, _ = prefix.split("|")
-            cuts = np.cumsum(arrays[prefix + "sizes"])[:-1]
-            columns = (np.split(arrays[prefix + n], cuts) for n in ("floors", "scores", "delays"))
+            ends = np.cumsum(arrays[prefix + "sizes"])
+            # split leaves an empty part behind the last end
+            columns = (
+                np.split(arrays[prefix + n], ends)[:-1] for n in ("floors", "scores", "delays")
+            )
             occurrences = [
                 Occurrence(str(id_), Onsets(floor, score), delays)
                 for id_, floor, score, delays in zip(arrays[prefix + "ids"], *columns, strict=True)

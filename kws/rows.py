@@ -7,13 +7,22 @@ from dataclasses import dataclass
 from lhotse.cut import Cut
 
 from speechkit.errors import RequestError
-from speechkit.manifests import is_near_silent, label_of, text_of
+from speechkit.manifests import custom_of, is_near_silent, label_of, text_in, text_of
 
 STREAM = "_stream_"
+# of clips without speech
+SILENT_LABELS = ("_silence_", "_noise_", "_music_")
+# of a mined false alarm: labels and text of the clip that it was cut from
+AMID = "amid"
 
 
 def normalise(text: str) -> str:
-    """Return the form in which labels, texts and keywords are compared."""
+    """Return the form in which labels, texts and keywords are compared.
+
+    A label like ``_music_`` names a kind of sound and no word, and stays as it is.
+    """
+    if _names_a_sound(text):
+        return text
     return " ".join(unicodedata.normalize("NFC", text.lower()).replace("_", " ").split())
 
 
@@ -52,26 +61,49 @@ def sort_rows(cuts: Iterable[Cut], keyword: str) -> Rows:
     """Sort rows for a keyword by their label and text.
 
     A row is a positive if its label or text equals the keyword. It is left out if the keyword
-    stands inside a longer label or text, if its label is ``_stream_`` or it is marked near-silent.
-    All others are negatives.
+    stands inside a longer label or text or in one of several supervisions, if its label is
+    ``_stream_`` or it is marked near-silent. All others are negatives.
     """
     wanted = normalise(keyword)
     if not wanted:
         raise RequestError(f"keyword {keyword!r}: is empty; give the word or words to spot")
     positives, negatives, left_out, unverified = [], [], [], []
     for cut in cuts:
-        names = [normalise(name) for name in (label_of(cut), text_of(cut)) if name is not None]
+        names, custom = _names(cut), custom_of(cut)
         if label_of(cut) == STREAM or is_near_silent(cut):
             left_out.append(cut)
-        elif wanted in names:
+        elif wanted in names and len(cut.supervisions) == 1 and AMID not in custom:
             positives.append(cut)
-        elif any(f" {_words(wanted)} " in f" {_words(name)} " for name in names):
+        elif any(_holds(name, wanted) for name in names):
             left_out.append(cut)
         else:
             negatives.append(cut)
             if not names:
                 unverified.append(cut)
     return Rows(tuple(positives), tuple(negatives), tuple(left_out), tuple(unverified))
+
+
+def _names(cut: Cut) -> list[str]:
+    """Return all that a clip is called, normalised: labels and texts of its supervisions."""
+    given = [label_of(cut), text_of(cut), *custom_of(cut).get(AMID, ())]
+    for one in cut.supervisions:
+        given += [text_in(one), (one.custom or {}).get("label")]
+    return list(dict.fromkeys(normalise(str(name)) for name in given if name is not None))
+
+
+def _names_a_sound(label: str) -> bool:
+    return len(label) > 2 and label[0] == label[-1] == "_"
+
+
+def _holds(text: str, wanted: str) -> bool:
+    """Say whether the words of a keyword stand in a text."""
+    if _names_a_sound(text):
+        return False
+    keyword, words = _words(wanted), _words(text)
+    # letters without case are those of scripts that may write words together
+    if any(unicodedata.category(c) == "Lo" for c in keyword):
+        return keyword in words
+    return f" {keyword} " in f" {words} "
 
 
 def _words(text: str) -> str:

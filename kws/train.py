@@ -13,13 +13,16 @@ from typing import Any, Literal
 import torch
 from lhotse.cut import Cut
 
-from speechkit import manifests
+from speechkit import frontend, manifests
+from speechkit.checkpoint import model_digest
 from speechkit.claims import claim
 from speechkit.errors import RequestError
 from speechkit.files import write_json
 from speechkit.kws.clips import Clip, load_clips
+from speechkit.kws.dealing import NEGATIVES, deal, require_all
 from speechkit.kws.fit import DevSet, FitConfig, fit
 from speechkit.kws.measure import Scored, operating_point
+from speechkit.kws.rows import SILENT_LABELS
 from speechkit.kws.scenes import Material, SceneBatches, SceneConfig
 from speechkit.kws.select import free_of, select
 from speechkit.kws.spotter import (
@@ -37,7 +40,6 @@ from speechkit.reports import provenance
 
 logger = logging.getLogger(__name__)
 
-_SILENT_LABELS = (SILENCE, "_noise_", "_music_")
 _DEV_FOLDS = 6
 # each dev keyword is heard in so many noises, since keywords are what a dev set is short of
 _DEV_DRAWS = 3
@@ -78,12 +80,21 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Split:
-    """Decoded clips of one split; ``silent`` holds the ids of negatives without speech."""
+    """Decoded clips of one split.
+
+    Attributes
+    ----------
+    silent
+        ids of negatives without speech.
+    broken
+        id -> why a clip was left out.
+    """
 
     positives: dict[str, list[Clip]]
     negatives: list[Clip]
     noises: list[Clip]
     silent: frozenset[str] = frozenset()
+    broken: dict[str, str] = field(default_factory=dict)
 
     def fingerprints(self) -> dict[str, Any]:
         """Say in a few digits each which clips these are."""
@@ -130,9 +141,10 @@ def train(
         manifests that `speechkit kws mine` wrote.
     dev_positives, dev_negatives, dev_noise
         manifests to choose the best epoch and the threshold on; without them a sixth of the
-        clips is set aside, by speaker where all are known. Without dev_noise, noise serves.
+        clips is set aside, by speaker where one is known. Without dev_noise, noise serves.
     init
-        a model folder to go on from, for the second round, say.
+        a model folder to go on from, for the second round, say; network, front-end and detection
+        must be its own.
     """
     selection = select(keywords, positives=positives, negatives=negatives)
     clips = decode(selection.positives, selection.negatives, noises=_read(noise))
@@ -145,8 +157,9 @@ def train(
     elif dev_positives or dev_negatives:
         raise RequestError("dev_positives and dev_negatives: give both or none")
     else:
-        cuts = {k: list(v) for k, v in selection.positives.items()}
-        training, dev = _set_aside(clips, cuts, selection.negatives, seed=config.seed)
+        training, dev = _set_aside(
+            clips, selection.positives, selection.negatives, seed=config.seed
+        )
     responses = load_clips(_read(rir), what="room responses").clips if rir else []
     # mining may have found nothing
     alarms = [cut for source in hard or [] for cut in manifests.read(source, allow_empty=True)]
@@ -184,7 +197,19 @@ def train_spotter(
     hard: Sequence[Clip] = (),
     init: Path | None = None,
 ) -> Spotter:
-    """Train on decoded clips; return the best spotter, its thresholds frozen on ``dev``."""
+    """Train on decoded clips; return the best spotter, its thresholds frozen on ``dev``.
+
+    Raises
+    ------
+    RequestError
+        if ``dev`` cannot tell misses from false alarms, or ``init`` is of other settings.
+    """
+    if not dev.negatives or not dev.positives or not all(dev.positives.values()):
+        counts = ", ".join(f"{len(clips)} of {k}" for k, clips in dev.positives.items())
+        raise RequestError(
+            f"dev set: {counts or 'no positives'}, {len(dev.negatives)} negatives: epochs and "
+            "thresholds are chosen by misses and false alarms; give some of each"
+        )
     clips = {
         "training": training.fingerprints(),
         "dev": dev.fingerprints(),
@@ -246,7 +271,7 @@ def _run(config: TrainConfig, clips: dict[str, Any], init: Path | None) -> dict[
     return {
         "config": dataclasses.asdict(dataclasses.replace(config, fit=fit_config)),
         "clips": clips,
-        "init": None if init is None else str(init),
+        "init": None if init is None else model_digest(init),
     }
 
 
@@ -281,11 +306,14 @@ def decode(
     JobError
         if of a keyword, or of the negatives or noises given, no clip can be used.
     """
+    found = {k: load_clips(cuts, what=f"positives of {k!r}") for k, cuts in positives.items()}
+    others, quiet = load_clips(negatives, what="negatives"), load_clips(noises, what="noise")
     return Split(
-        {k: load_clips(cuts, what=f"positives of {k!r}").clips for k, cuts in positives.items()},
-        load_clips(negatives, what="negatives").clips,
-        load_clips(noises, what="noise").clips,
-        frozenset(cut.id for cut in negatives if manifests.label_of(cut) in _SILENT_LABELS),
+        {keyword: loaded.clips for keyword, loaded in found.items()},
+        others.clips,
+        quiet.clips,
+        frozenset(cut.id for cut in negatives if manifests.label_of(cut) in SILENT_LABELS),
+        {id_: why for one in (*found.values(), others, quiet) for id_, why in one.broken.items()},
     )
 
 
@@ -296,6 +324,7 @@ def part(split: Split, keep: set[str] | frozenset[str]) -> Split:
         [clip for clip in split.negatives if clip.id in keep],
         [clip for clip in split.noises if clip.id in keep],
         split.silent & frozenset(keep),
+        {id_: why for id_, why in split.broken.items() if id_ in keep},
     )
 
 
@@ -303,15 +332,10 @@ def _set_aside(
     clips: Split, positives: dict[str, list[Cut]], negatives: Sequence[Cut], *, seed: int
 ) -> tuple[Split, Split]:
     """Divide clips into training and dev; noises serve both when there are few of them."""
-    dev: set[str] = set()
-    for cuts in [*positives.values(), list(negatives)]:
-        if len(cuts) < _DEV_FOLDS:
-            raise RequestError(
-                f"{len(cuts)} clips: too few to set a dev set aside; give at least {_DEV_FOLDS}, "
-                "or dev_positives and dev_negatives"
-            )
-        folds = manifests.folds(cuts, _DEV_FOLDS, seed=seed)
-        dev |= {id_ for id_, fold in folds.of.items() if fold == 0}
+    kinds = {**positives, NEGATIVES: negatives}
+    fold_of = deal(kinds, _DEV_FOLDS, by="speaker", seed=seed)
+    require_all(kinds, fold_of, [0, 1])
+    dev = {id_ for id_, fold in fold_of.items() if fold == 0}
     quiet = [clip.id for clip in clips.noises]
     noise_dev = set(sorted(quiet)[::_DEV_FOLDS]) if len(quiet) >= _DEV_FOLDS else set(quiet)
     noise_train = set(quiet) - noise_dev or noise_dev
@@ -331,6 +355,7 @@ def _new_spotter(keywords: list[str], config: TrainConfig, init: Path | None) ->
                 f"{init}: is a model for {', '.join(spotter.config.labels)}, wanted is one for "
                 f"{', '.join(labels)}"
             )
+        _require_settings(spotter, config, init)
         return spotter.train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -342,6 +367,25 @@ def _new_spotter(keywords: list[str], config: TrainConfig, init: Path | None) ->
                 detection=config.detection,
             )
         )
+
+
+def _require_settings(spotter: Spotter, config: TrainConfig, init: Path) -> None:
+    """Refuse to go on from a model of other settings, which would silently take their place."""
+    wanted = {
+        "network": config.network,
+        "frontend": frontend.build(config.frontend).describe(),
+        "detection": dataclasses.asdict(config.detection),
+    }
+    found = {
+        "network": spotter.network.name,
+        "frontend": spotter.frontend.describe(),
+        "detection": dataclasses.asdict(spotter.config.detection),
+    }
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise RequestError(
+                f"{init}: its {name} is {found[name]}, wanted is {value}; give the same"
+            )
 
 
 def _read(sources: Sequence[Path] | None) -> list[Cut]:

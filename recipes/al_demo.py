@@ -16,7 +16,7 @@ from pathlib import Path
 from speechkit import joining, manifests, synthetic
 from speechkit.active_learning.blocks import scores_folder
 from speechkit.active_learning.compare import compare
-from speechkit.active_learning.score import config_digest, model_digest, score
+from speechkit.active_learning.score import config_digest, score
 from speechkit.active_learning.scoring import ScoringConfig
 from speechkit.active_learning.select import select
 from speechkit.active_learning.simulate import SimulationConfig, Split, simulate
@@ -27,6 +27,7 @@ from speechkit.asr.optimisation import FitConfig
 from speechkit.asr.subsampling import SubsamplingConfig
 from speechkit.asr.train import TrainConfig
 from speechkit.batching import BatchConfig
+from speechkit.checkpoint import model_digest
 from speechkit.cli import run_recipe
 from speechkit.joining import JoinConfig
 from speechkit.specaugment import SpecAugmentConfig

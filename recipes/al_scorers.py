@@ -15,9 +15,9 @@ from speechkit import manifests
 from speechkit.active_learning import agreement, speed
 from speechkit.active_learning.keyed import hash_of
 from speechkit.active_learning.plots import plot_correlations
-from speechkit.active_learning.score import model_digest
 from speechkit.active_learning.speed import SpeedConfig
 from speechkit.asr.recogniser import Recogniser
+from speechkit.checkpoint import model_digest
 from speechkit.cli import run_recipe
 from speechkit.reports import provenance, write_report
 

@@ -25,6 +25,7 @@ from speechkit.asr.train import TrainConfig, train_recogniser
 from speechkit.asr.transcriber import Transcriber
 from speechkit.batching import BatchConfig
 from speechkit.cli import run_recipe
+from speechkit.errors import RequestError
 from speechkit.joining import JoinConfig
 from speechkit.splits import hold_out_portions
 
@@ -66,9 +67,12 @@ def asr_sentences(
     joined_s
         training clips are joined to recordings of up to so many seconds too; 0: they are not.
     """
+    manifests.read_all(cuts)  # refuses ids that are in two sets
     sets = {
         name_of(path): [c for c in manifests.read(path) if manifests.text_of(c)] for path in cuts
     }
+    if len(sets) < len(cuts):
+        raise RequestError(f"sets {', '.join(map(name_of, cuts))}: give each a name of its own")
     test, rest = hold_out_portions(sets, folds, by=by, seed=config.seed)
     dev, rest = hold_out_portions(rest, folds, by=by, seed=config.seed + 1)
     training = everything(rest)

@@ -19,20 +19,12 @@ from speechkit.kws.classify import accuracy
 from speechkit.kws.clips import load_clip
 from speechkit.kws.evaluate import evaluate
 from speechkit.kws.fit import FitConfig
+from speechkit.kws.learner import COMMANDS, SPOTTER
 from speechkit.kws.pipeline import PipelineConfig, run
-from speechkit.kws.scenes import SceneConfig
-from speechkit.kws.spotter import SILENCE, UNKNOWN, Spotter
-from speechkit.kws.train import TrainConfig
+from speechkit.kws.spotter import Spotter
 
-COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 TWELVE_CLASSES = PipelineConfig(
-    rounds=1,
-    conditions=("clean", "5"),
-    fa_per_hour=(0.5, 2.0),
-    train=TrainConfig(
-        classes="unknown-silence",
-        scenes=SceneConfig(positive_share=0.7, neighbour_probability=0.2, snr_db=(0.0, 30.0)),
-    ),
+    rounds=1, conditions=("clean", "5"), fa_per_hour=(0.5, 2.0), train=SPOTTER.train
 )
 
 
@@ -73,7 +65,7 @@ def kws_speech_commands(
         config=config,
     )
     tests = [out / "test-positives.jsonl.gz", out / "test-negatives.jsonl.gz"]
-    clips = [(load_clip(cut), twelve(manifests.label_of(cut))) for cut in manifests.read_all(tests)]
+    clips = [(load_clip(cut), SPOTTER.class_of(cut)) for cut in manifests.read_all(tests)]
     result = accuracy(Spotter.load(out / "model"), clips)
     interval = result.interval
     write_json(
@@ -89,16 +81,11 @@ def kws_speech_commands(
             model=out / "model",
             positives=tests[:1],
             negatives=sentences,
-            noise=noise,
+            noise=[out / "test-noise.jsonl.gz"] if noise else None,
             snr=list(config.conditions),
             fa_per_hour=list(config.fa_per_hour),
             out=out / "sentences",
         )
-
-
-def twelve(label: str | None) -> str:
-    """Return the class of a clip's label."""
-    return label if label in (*COMMANDS, SILENCE) else UNKNOWN
 
 
 if __name__ == "__main__":

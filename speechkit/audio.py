@@ -111,20 +111,8 @@ def load_cut(cut: "Cut", *, sample_rate: int = SAMPLE_RATE) -> Audio:
     AudioError
         as for `load`, and when lhotse cannot produce the audio.
     """
-    recording: Any = getattr(cut, "recording", None)
-    plain = (
-        recording is not None
-        and not recording.transforms
-        and len(recording.sources) == 1
-        and recording.sources[0].type == "file"
-    )
-    if plain:
-        return load(
-            recording.sources[0].source,
-            sample_rate=sample_rate,
-            offset_s=cut.start,
-            duration_s=cut.duration,
-        )
+    if (path := plain_file(cut)) is not None:
+        return load(path, sample_rate=sample_rate, offset_s=cut.start, duration_s=cut.duration)
     try:
         samples = cut.load_audio()
     except Exception as error:
@@ -133,6 +121,19 @@ def load_cut(cut: "Cut", *, sample_rate: int = SAMPLE_RATE) -> Audio:
     if samples is None:
         raise AudioError(f"{cut.id}: has no audio")
     return resample(_mono(samples.T, cut.id), cut.sampling_rate, sample_rate)
+
+
+def plain_file(cut: "Cut") -> Path | None:
+    """Return the file that a cut is a plain part of; None if lhotse must make the audio.
+
+    It must where the cut takes some of several channels. A manifest that names one channel says
+    nothing of the others, which are mixed.
+    """
+    recording: Any = getattr(cut, "recording", None)
+    if recording is None or recording.transforms or recording.num_channels != 1:
+        return None
+    sources = recording.sources
+    return Path(sources[0].source) if [source.type for source in sources] == ["file"] else None
 
 
 def chunks(path: Path | str, *, chunk_s: float = 1.0) -> Iterator[tuple[Audio, int]]:

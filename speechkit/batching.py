@@ -1,8 +1,7 @@
 """Batches of utterances of like duration: what a run reads in which epoch, and from where on.
 
 The plan of an epoch is a function of (cuts, config, seed, epoch, ranks) alone, whatever the order
-of the manifest; so a run that is resumed in mid-epoch reads exactly what was left, without
-replaying what it had read.
+of the manifest; so a run that is resumed at an epoch reads exactly what it would have read.
 
 lhotse's bucketing sampler keeps its place by replaying, depends on the order of the manifest, may
 step over its limit, and leaves an unfilled batch in every bucket (a tenth of the batches of a
@@ -81,8 +80,8 @@ class CutBatch:
 class DurationBatches(Sampler[CutBatch]):
     """The batches of one rank; a sampler for ``DataLoader(..., batch_size=None)``.
 
-    Iterating gives the batches of the epoch that `seek` set, from the batch that it set on; it
-    changes nothing, so that workers may read ahead. All ranks have equally many, of like
+    Iterating gives the batches of the epoch that `seek` set, and changes nothing, so that workers
+    may read ahead. All ranks have equally many, of like
     durations at equal numbers: where batches run out, some of the epoch's come twice.
 
     Parameters
@@ -114,33 +113,12 @@ class DurationBatches(Sampler[CutBatch]):
         self._planned: tuple[int, list[CutBatch]] | None = None
         self.seek(0)
 
-    def seek(self, epoch: int, batch: int = 0) -> None:
-        """Set where the next iteration begins."""
-        self.epoch, self.batch = epoch, batch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, as trainers do; a place within that epoch, set by `seek`, stays."""
-        if epoch != self.epoch:
-            self.seek(epoch)
-
-    def locate(self, step: int) -> tuple[int, int]:
-        """Return the epoch and batch of a step of the run (from 0), all epochs being read whole."""
-        epoch = 0
-        while step >= len(self.plan(epoch)):
-            step -= len(self.plan(epoch))
-            epoch += 1
-        return epoch, step
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the place that `seek` set; the trainer knows how far it has read since."""
-        return {"epoch": self.epoch, "batch": self.batch}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to a place."""
-        self.seek(state["epoch"], state["batch"])
+    def seek(self, epoch: int) -> None:
+        """Set the epoch that the next iteration reads."""
+        self.epoch = epoch
 
     def __iter__(self) -> Iterator[CutBatch]:
-        return iter(self.plan(self.epoch)[self.batch :])
+        return iter(self.plan(self.epoch))
 
     def __len__(self) -> int:
         """Return how many batches the epoch has in all; epochs differ by a few."""
@@ -196,10 +174,3 @@ class DurationBatches(Sampler[CutBatch]):
                 f"{longest.id}: lasts {longest.duration:.2f} s and counts for {cost:.2f} s, over "
                 f"max_s {self.config.max_s:g}; raise max_s, leave it out, or set too_long to alone"
             )
-
-
-def efficiency(batches: Iterable[CutBatch]) -> float:
-    """Return the share of the padded seconds that is no padding."""
-    batches = list(batches)
-    real = sum(cut.duration for batch in batches for cut in batch.cuts)
-    return real / sum(batch.padded_s for batch in batches)

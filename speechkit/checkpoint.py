@@ -4,6 +4,7 @@
 that loads the folder and everything that class needs, ``README.md`` the model card.
 """
 
+import hashlib
 import importlib
 import json
 import os
@@ -88,6 +89,22 @@ def load_config(folder: Path | str, *, task: str | None = None) -> dict[str, Any
     if task is not None and config.get("task") != task:
         raise RequestError(f"{folder}: a model for {config.get('task')!r}, wanted is {task!r}")
     return config
+
+
+def model_digest(folder: Path) -> str:
+    """Return 16 hex digits over a model folder's configuration and weights.
+
+    Raises
+    ------
+    RequestError
+        if it is no model folder.
+    """
+    load_config(folder)
+    sha = hashlib.sha256()
+    for name in ("config.json", "model.safetensors"):
+        with (folder / name).open("rb") as file:
+            sha.update(hashlib.file_digest(file, "sha256").digest())
+    return sha.hexdigest()[:16]
 
 
 def load_weights(folder: Path | str) -> dict[str, Tensor]:

@@ -33,7 +33,12 @@ def claim(out: Path, run: Mapping[str, Any], *, file: str = "resume/run.json") -
     path = out / file
     wanted = json.loads(json.dumps(run))
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RequestError(
+                f"{path}: cannot be read ({error}); give another folder, or delete this one"
+            ) from error
         if differing := list(_differences(found, wanted)):
             more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
             raise RequestError(

@@ -228,7 +228,11 @@ def _known(name: str, known: Collection[str], what: str) -> str:
 
 
 def _interrupted() -> int:
-    print("interrupted; run the same command again to go on", file=sys.stderr)
+    print(
+        "interrupted; what keeps its state (training, scoring, simulations) goes on when the same "
+        "command runs again",
+        file=sys.stderr,
+    )
     return _INTERRUPTED
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from lhotse.cut import Cut, MonoCut
+from lhotse.cut import Cut
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from speechkit import manifests
-from speechkit.audio import SAMPLE_RATE, Audio, chunks, load, load_cut
+from speechkit.audio import SAMPLE_RATE, Audio, chunks, load, load_cut, plain_file
 from speechkit.errors import AudioError
 from speechkit.reports import markdown_table, provenance, write_report
 from speechkit.stored_features import load_features, stored_form
@@ -175,34 +175,23 @@ def _split(cut: Cut, source: str, several: bool) -> str:
     return str((custom or {}).get("split", ""))
 
 
-def _file_of(cut: Cut) -> Path | None:
-    """Return the file that a cut is a plain part of; None if lhotse must make the audio."""
-    if not isinstance(cut, MonoCut) or cut.recording is None or cut.recording.transforms:
-        return None
-    sources = cut.recording.sources
-    return Path(sources[0].source) if [source.type for source in sources] == ["file"] else None
-
-
 def _pieces(cut: Cut) -> Iterator[Audio]:
     """Yield the audio of a cut at its file's own rate, half a minute at a time."""
-    path = _file_of(cut)
+    path = plain_file(cut)
     if path is None:
         yield load_cut(cut, sample_rate=cut.sampling_rate)
         return
     info = soundfile.info(path)
-    end_s = min(cut.end, info.frames / info.samplerate)
-    for number in range(max(1, math.ceil((end_s - cut.start) / _PIECE_S))):
-        start_s = cut.start + number * _PIECE_S
-        yield load(
-            path,
-            sample_rate=info.samplerate,
-            offset_s=start_s,
-            duration_s=min(_PIECE_S, end_s - start_s),
-        )
+    rate = info.samplerate
+    first, last = round(cut.start * rate), min(round(cut.end * rate), info.frames)
+    size = round(_PIECE_S * rate)
+    for start in range(first, max(last, first + 1), size):
+        length = min(size, last - start)
+        yield load(path, sample_rate=rate, offset_s=start / rate, duration_s=length / rate)
 
 
 def _header_findings(cut: Cut, sample_rate: int, limits: Limits) -> list[Finding]:
-    path = _file_of(cut)
+    path = plain_file(cut)
     if path is None:
         return []
     next(chunks(path, chunk_s=0.1))  # its errors say more than those of soundfile
@@ -236,7 +225,7 @@ def _feature_findings(cut: Cut) -> list[Finding]:
 
 
 def _unreadable(cut: Cut, error: AudioError) -> Finding:
-    reason = str(error).removeprefix(f"{_file_of(cut)}: ")
+    reason = str(error).removeprefix(f"{plain_file(cut)}: ")
     marks = {"no such file": "missing", "is empty": "empty", "holds no samples": "empty"}
     marks["holds NaN"] = "nan"
     kind = next((kind for mark, kind in marks.items() if reason.startswith(mark)), "broken")

@@ -115,6 +115,21 @@ class Inputs(nn.Module):
         samples = cut.duration * config.sample_rate / speed
         return int(config.frame_count(math.floor(samples + _ROUNDING)))
 
+    def require(self, cuts: Iterable[Cut]) -> None:
+        """Refuse cuts that these inputs cannot be for, before any work.
+
+        Raises
+        ------
+        RequestError
+            if inputs are stored features, and a cut has none.
+        """
+        bare = [] if self.stored is None else [cut.id for cut in cuts if not cut.has_features]
+        if bare:
+            raise RequestError(
+                f"{len(bare)} cuts have no features ({bare[0]}), which the model reads in place of "
+                "audio; leave them out"
+            )
+
     def load(self, cut: Cut) -> Tensor:
         """Return what `forward` takes of one cut: audio (N,), or features (T, F), float32.
 

@@ -257,6 +257,11 @@ def _clip(
 ) -> MonoCut:
     id_ = f"{recording.id}-{number:04d}"
     supervision = cut.supervisions[0]
+    custom = {**(supervision.custom or {}), "source": cut.id}
+    text = supervision.text
+    if len(cut.supervisions) > 1:
+        text = manifests.text_of(cut)
+        custom.pop("text_norm", None)
     return MonoCut(
         id=id_,
         start=start_s,
@@ -269,9 +274,9 @@ def _clip(
                 recording_id=recording.id,
                 start=0.0,
                 duration=duration_s,
-                text=supervision.text,
+                text=text,
                 speaker=supervision.speaker,
-                custom={**(supervision.custom or {}), "source": cut.id},
+                custom=custom,
             )
         ],
     )
@@ -279,6 +284,8 @@ def _clip(
 
 def _whole(recording: Recording, clips: list[MonoCut]) -> MonoCut:
     texts = [str(manifests.text_of(clip)) for clip in clips]
+    said = " ".join(text for text in texts if text)
+    normalised = all("text_norm" in manifests.custom_of(clip) for clip in clips)
     speakers = {manifests.speaker_of(clip) for clip in clips}
     alignment = [
         AlignmentItem(symbol=text, start=clip.start, duration=clip.duration)
@@ -289,7 +296,9 @@ def _whole(recording: Recording, clips: list[MonoCut]) -> MonoCut:
         recording_id=recording.id,
         start=0.0,
         duration=recording.duration,
-        text=" ".join(text for text in texts if text),
+        text=said,
+        # what needed no normalisation in the clips needs none here
+        custom={"text_norm": said} if normalised else None,
         speaker=speakers.pop() if len(speakers) == 1 else None,
         alignment={UTTERANCES: alignment},
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lhotse import CutSet
+from lhotse import CutSet, SupervisionSegment
 from lhotse.cut import Cut
 
 from speechkit import nemo
@@ -126,15 +126,24 @@ def summary(cuts: CutSet) -> str:
 
 def label_of(cut: Cut) -> str | None:
     """Return the clip's class, or None."""
-    return _custom(cut).get("label")
+    label = custom_of(cut).get("label")
+    return None if label is None else str(label)
 
 
 def text_of(cut: Cut) -> str | None:
-    """Return the text to train on and compare with: normalised if there, else as given."""
-    normalised = _custom(cut).get("text_norm")
-    if normalised is not None:
-        return normalised
-    return cut.supervisions[0].text if cut.supervisions else None
+    """Return the text to train on and compare with: normalised if there, else as given.
+
+    Of a clip with several supervisions all texts, in the order of their starts; None if one lacks.
+    """
+    texts = [text_in(one) for one in sorted(cut.supervisions, key=lambda one: one.start)]
+    known = [text for text in texts if text is not None]
+    return " ".join(known) if texts and len(known) == len(texts) else None
+
+
+def text_in(supervision: SupervisionSegment) -> str | None:
+    """Return a supervision's text: normalised if there, else as given."""
+    normalised = (supervision.custom or {}).get("text_norm")
+    return supervision.text if normalised is None else str(normalised)
 
 
 def alphabet(cuts: Iterable[Cut]) -> str:
@@ -149,14 +158,23 @@ def speaker_of(cut: Cut) -> str | None:
 
 def is_near_silent(cut: Cut) -> bool:
     """Say whether the manifest marks the clip as (nearly) silent."""
-    return bool(_custom(cut).get("near_silent", False))
+    return bool(custom_of(cut).get("near_silent", False))
 
 
-def fingerprint(cuts: Iterable[Cut]) -> str:
-    """Return 16 hex digits over ids, durations, texts and labels, whatever the order."""
+def custom_of(cut: Cut) -> Row:
+    """Return what the first supervision holds beside lhotse's own fields."""
+    return (cut.supervisions[0].custom or {}) if cut.supervisions else {}
+
+
+def fingerprint(cuts: Iterable[Cut], *, speakers: bool = False) -> str:
+    """Return 16 hex digits over ids, durations, texts, labels (and speakers), in any order."""
     digest = hashlib.sha256()
     for key in sorted(
-        json.dumps([cut.id, round(cut.duration, 6), text_of(cut), label_of(cut)]) for cut in cuts
+        json.dumps(
+            [cut.id, round(cut.duration, 6), text_of(cut), label_of(cut)]
+            + ([speaker_of(cut)] if speakers else [])
+        )
+        for cut in cuts
     ):
         digest.update(key.encode() + b"\n")
     return digest.hexdigest()[:16]
@@ -196,11 +214,16 @@ def folds(
         raise RequestError(f"{count} folds by {rule}: there are only {len(groups)}; ask for fewer")
     sizes = [0] * count
     of = {}
-    for name in sorted(groups, key=lambda group: _hash(seed, group)):
+    for name in sorted(groups, key=lambda group: fold_order(seed, group)):
         fold = sizes.index(min(sizes))
         sizes[fold] += len(groups[name])
         of.update(dict.fromkeys(groups[name], fold))
     return Folds(of=of, by=rule)
+
+
+def fold_order(seed: int, name: str) -> str:
+    """Return what speakers or clips are sorted by before they are dealt to folds."""
+    return hashlib.sha256(f"{seed}\n{name}".encode()).hexdigest()
 
 
 def _fold_rule(
@@ -216,14 +239,6 @@ def _fold_rule(
     if by == "auto":
         return "speaker" if complete and len(set(known)) >= count else "clip"
     return by
-
-
-def _hash(seed: int, name: str) -> str:
-    return hashlib.sha256(f"{seed}\n{name}".encode()).hexdigest()
-
-
-def _custom(cut: Cut) -> Row:
-    return (cut.supervisions[0].custom or {}) if cut.supervisions else {}
 
 
 def _absolute(path: Path | str) -> Path:

@@ -255,6 +255,7 @@ def _cut(clip: Clip, result: Rendered, out: Path) -> MonoCut:
         AlignmentItem(symbol=normalize(word), start=round(a, 4), duration=round(b - a, 4))
         for word, a, b in result.words
     ]
+    accent, _, timbre = clip.voice.name.partition("+")
     supervision = SupervisionSegment(
         id=clip.id,
         recording_id=clip.id,
@@ -262,8 +263,10 @@ def _cut(clip: Clip, result: Rendered, out: Path) -> MonoCut:
         duration=result.duration_s,
         text=clip.text,
         language="English",
-        speaker=clip.voice.name,
+        # splits are told apart by the timbre, whatever accent it speaks with
+        speaker=timbre or accent,
         custom={
+            "accent": accent,
             "label": clip.label,
             "text_norm": normalize(clip.text),
             "split": clip.split,

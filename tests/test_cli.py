@@ -278,7 +278,8 @@ def test_a_verb_returns_the_status(verb, returned, status):
         (
             KeyboardInterrupt(),
             130,
-            "interrupted; run the same command again to go on\n",
+            "interrupted; what keeps its state (training, scoring, simulations) goes on when the "
+            "same command runs again\n",
         ),
     ],
 )

@@ -11,6 +11,7 @@ import soundfile
 from speechkit import manifests
 from speechkit.audio import write_wav
 from speechkit.cli import run_recipe
+from speechkit.errors import RequestError
 from speechkit.kws.detector import Detector
 from tests.kws.corpus import beeps, write_corpus
 
@@ -136,6 +137,10 @@ def test_asr_sentences(tmp_path, capsys):
     joined = " ".join(cut.supervisions[0].text for cut in manifests.read(out / "joined"))
     assert held
     assert not any(sentence in joined for sentence in held)
+    (tmp_path / "else").mkdir()
+    same = (tmp_path / "one").rename(tmp_path / "else" / "two") / "manifest.jsonl"
+    with pytest.raises(RequestError, match="sets two, two: give each a name of its own"):
+        load("asr_sentences").asr_sentences(cuts=[two, same], out=tmp_path / "again")
 
 
 def test_asr_librispeech(tmp_path, capsys):

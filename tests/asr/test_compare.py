@@ -34,6 +34,14 @@ def test_each_is_compared_with_the_first(tmp_path, capsys):
     assert "| 16.67% | -33.33 (" in said
 
 
+def test_a_report_of_no_text_is_named(tmp_path):
+    whole = evaluated(tmp_path / "whole", {"u1": "one two"})
+    other = evaluated(tmp_path / "other", {"u1": "one two"})
+    (other / "utterances.jsonl").write_bytes(b"\xff")
+    with pytest.raises(RequestError, match="cannot be read"):
+        compare(reports=[whole, other])
+
+
 def test_what_cannot_be_compared(tmp_path):
     whole = evaluated(tmp_path / "whole", {"u1": "one two", "u2": "three"})
     part = evaluated(tmp_path / "part", {"u1": "one two"})

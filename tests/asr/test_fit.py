@@ -17,7 +17,7 @@ from speechkit.asr.fit import fit
 from speechkit.asr.optimisation import FitConfig
 from speechkit.asr.train import TrainConfig, set_aside, train, train_recogniser
 from speechkit.asr.utterances import AugmentConfig, Material, Utterances, check
-from speechkit.batching import BatchConfig, CutBatch
+from speechkit.batching import BatchConfig, CutBatch, DurationBatches
 from speechkit.errors import AudioError, JobError, RequestError
 from speechkit.specaugment import SpecAugmentConfig
 from tests.asr.speech import SMALL, SMALL_RECURRENT, recogniser
@@ -98,6 +98,39 @@ def test_a_killed_run_ends_with_the_same_weights(
     resumed = run(corpus, tmp_path, config=config)
     assert [line["epoch"] for line in log_of(tmp_path)] == [0, 1, 2]
     assert_equal(resumed, uninterrupted[1])
+
+
+def test_epochs_of_other_numbers_of_batches_are_read_whole(corpus, tmp_path, monkeypatch):
+    batches = BatchConfig(max_s=2.0, buckets=2)
+
+    def planned(seed, epoch):
+        return len(DurationBatches(corpus[0], batches, seed=seed).plan(epoch))
+
+    # the second epoch is longer than the first, and the third shorter
+    seed = next(s for s in range(1000) if planned(s, 0) < planned(s, 1) > planned(s, 2))
+    changes = {"seed": seed, "batches": batches}
+    original = Utterances.__getitem__
+    read = []
+
+    def reading(self, batch):
+        if batch.epoch == dying:
+            raise Killed
+        if self.config is not None:  # not the dev set's
+            read.append((batch.epoch, batch.number))
+        return original(self, batch)
+
+    monkeypatch.setattr(Utterances, "__getitem__", reading)
+    dying = None
+    whole = run(corpus, tmp_path / "a", **changes)
+    wanted = [(epoch, number) for epoch in range(3) for number in range(planned(seed, epoch))]
+    assert read == wanted
+    dying = 1
+    with pytest.raises(Killed):
+        run(corpus, tmp_path / "b", **changes)
+    dying = None
+    read.clear()
+    assert_equal(run(corpus, tmp_path / "b", **changes), whole)
+    assert read == [place for place in wanted if place[0] > 0]
 
 
 def test_accumulation_schedule_and_mean_of_epochs(corpus, tmp_path):

@@ -89,6 +89,8 @@ def test_bad_input():
         Characters.fit(["", " "])
     with pytest.raises(RequestError, match="occur twice"):
         Characters("aab ")
+    with pytest.raises(RequestError, match="half characters"):
+        Characters("a \ud800")
     with pytest.raises(RequestError, match="lack the space"):
         Characters("ab")
     with pytest.raises(RequestError, match="no text"):

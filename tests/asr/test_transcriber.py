@@ -259,6 +259,14 @@ def test_wrong_settings_are_refused(wrong):
         DecodingConfig(**wrong)
 
 
+def test_an_overlap_as_long_as_the_chunks_that_are_taken_by_default_is_refused():
+    dense = recogniser(dataclasses.replace(SMALL, patterns=("Dense()",)))
+    Transcriber(dense, DecodingConfig(overlap_s=29.0))
+    with pytest.raises(RequestError, match="chunks of 30 s must be longer"):
+        Transcriber(dense, DecodingConfig(overlap_s=30.0))
+    Transcriber(recogniser(), DecodingConfig(overlap_s=30.0))  # in one pass
+
+
 def run_verb(function, *words, positional=()):
     return cli._call(function, [str(word) for word in words], prog="x", positional=positional)
 

@@ -14,6 +14,7 @@ from speechkit.asr import DecodingConfig, Recogniser, Transcriber
 from speechkit.asr.align import align, align_cut
 from speechkit.asr.evaluate import evaluate
 from speechkit.asr.export import export
+from speechkit.asr.utterances import check
 from speechkit.errors import JobError, RequestError
 from tests.asr.speech import SMALL, recogniser
 
@@ -81,6 +82,27 @@ def test_align_finds_the_words(trained, corpus, tmp_path):
     assert 0 <= edges[0] < edges[-1] <= cut.duration + transcriber.recogniser.frame_s
     lines = (tmp_path / f"{cut.id.replace('/', '_')}.ctm").read_text().splitlines()
     assert [line.split()[4] for line in lines] == hypothesis.text.split()
+
+
+def test_align_names_what_the_model_cannot_write(trained, corpus, tmp_path, caplog):
+    cuts = list(corpus[0])[:2]
+    cuts[0].supervisions[0].text = "a é b 2"
+    manifests.write(cuts, tmp_path / "some.jsonl")
+    assert align(model=trained, cuts=[tmp_path / "some.jsonl"], out=tmp_path / "out") == 1
+    assert "knows no '2' 'é'" in caplog.text
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_cuts_without_the_features_that_the_model_reads_are_refused_at_once(corpus, tmp_path):
+    recogniser(stored=True).save(tmp_path / "model")
+    given = {"model": tmp_path / "model", "cuts": [corpus[1] / "manifest.jsonl"]}
+    for verb in (align, evaluate):
+        with pytest.raises(RequestError, match="6 cuts have no features"):
+            verb(**given, out=tmp_path / "out")
+    with pytest.raises(RequestError, match="6 cuts have no features"):
+        check(corpus[0], recogniser(stored=True))
+    with pytest.raises(RequestError, match="2 ids occur twice"):
+        check([*corpus[0], *list(corpus[0])[:2]], recogniser())
 
 
 def test_align_names_texts_that_are_too_long(trained, corpus, tmp_path, caplog):

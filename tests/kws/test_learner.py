@@ -29,7 +29,8 @@ def test_classes(cuts):
     assert TEACHER.class_of(cuts[0]) == "computer"
     assert TEACHER.class_of(cuts[-1]) == "_unknown_"
     assert TEACHER.class_of(with_text(cuts[0], " Jarvis")) == "jarvis"
-    assert TEACHER.class_of(with_text(cuts[0], "_silence_")) == "_silence_"
+    for label in ("_silence_", "_noise_", " "):
+        assert TEACHER.class_of(with_text(cuts[0], label)) == "_silence_"
     with pytest.raises(RequestError, match="neither label nor text"):
         TEACHER.class_of(with_text(cuts[0], None))
 

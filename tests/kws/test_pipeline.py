@@ -55,6 +55,25 @@ def test_folds_are_trained_measured_and_pooled(tmp_path, corpus, monkeypatch):
     assert run(corpus, tmp_path, dataclasses.replace(CONFIG, test_folds=(0,)))
 
 
+def test_broken_clips_are_named_and_in_no_manifest(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus")
+    broken = [tmp_path / "corpus" / kind / "3.wav" for kind in ("positives", "noise")]
+    for path in broken:
+        path.write_bytes(b"no audio")
+    config = dataclasses.replace(CONFIG, rounds=1, test_folds=(0, 1, 2))
+    run(corpus, tmp_path / "out", config)
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["broken"].keys() == {"corpus/positives/3.wav", "corpus/noise/3.wav"}
+    assert "2 broken clips left out" in (tmp_path / "out/report.md").read_text()
+    kept = []
+    for fold in (0, 1, 2):
+        run(corpus, tmp_path / "out", dataclasses.replace(config, test_folds=(fold,)))
+        for kind in ("positives", "noise"):
+            kept += manifests.read(tmp_path / f"out/test-{kind}.jsonl.gz", allow_empty=True).ids
+    assert len(set(kept)) == 12 + 6 - 2
+    assert not set(kept) & report["broken"].keys()
+
+
 def test_unknown_test_folds_are_refused(tmp_path, corpus):
     with pytest.raises(RequestError, match="choose from 0 to 2"):
         run(corpus, tmp_path, dataclasses.replace(CONFIG, test_folds=(3,)))

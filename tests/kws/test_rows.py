@@ -94,6 +94,10 @@ def test_a_keyword_of_two_words(keyword):
         ("wi-fi", "turn the Wi-Fi on", "left_out"),
         ("o'clock", "seven o'clock now", "left_out"),
         ("o'clock", "clock", "negatives"),
+        # scripts that write words together
+        ("你好", "你好", "positives"),
+        ("你好", "你好世界", "left_out"),
+        ("你好", "世界", "negatives"),
     ],
 )
 def test_other_scripts_and_spellings(keyword, text, wanted):
@@ -103,6 +107,29 @@ def test_other_scripts_and_spellings(keyword, text, wanted):
 def test_the_normalised_text_is_what_counts():
     assert kind(row("Kompüter!", text_norm="computer")) == "positives"
     assert kind(row("computer", text_norm="something")) == "negatives"
+
+
+@pytest.mark.parametrize("keyword", ["music", "_music", "silence", "noise"])
+def test_labels_of_sounds_are_no_words(keyword):
+    label = f"_{normalise(keyword)}_"
+    assert kind(row(label=label), keyword) == "negatives"
+    assert kind(row("Music", label=label), "music") == "positives"
+
+
+def test_a_label_that_is_no_text():
+    assert kind(row(label=5), "5") == "positives"
+
+
+def test_a_keyword_in_one_of_several_supervisions_is_left_out():
+    cut = row("hello")
+    later = SupervisionSegment(id="b", recording_id="a", start=1, duration=1, text="computer")
+    cut.supervisions.append(later)
+    assert kind(cut) == "left_out"
+    assert kind(cut, "hello") == "left_out"
+    assert kind(cut, "hello computer") == "left_out"
+    assert kind(cut, "jarvis") == "negatives"
+    later.text, later.custom = None, {"label": "computer"}
+    assert kind(cut) == "left_out"
 
 
 def test_a_row_without_supervision_is_unverified():

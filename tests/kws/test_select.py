@@ -81,3 +81,6 @@ def test_what_may_hold_a_keyword_is_no_hard_negative(tmp_path):
     ]
     cuts = list(manifests.read(manifest(tmp_path, "mined", rows)))
     assert free_of(cuts, ["computer", "Jarvis"]) == [cuts[2], cuts[4]]
+    # a mined alarm has no text of its own, but says what it was cut from
+    cuts[4].supervisions[0].custom = {"mined_for": "computer", "amid": ["yes", "oh jarvis"]}
+    assert free_of(cuts, ["computer", "Jarvis"]) == [cuts[2]]

@@ -59,7 +59,7 @@ def evaluate(model, corpus, out, *more):
     return run("kws", "evaluate", *given, "--negatives", corpus["negatives"], *more)
 
 
-def test_train_mine_train_again_and_evaluate(tmp_path, corpus):
+def test_train_mine_train_again_and_evaluate(tmp_path, corpus, capsys):
     given = ["--keywords", "computer", "--positives", corpus["positives"]]
     given += ["--negatives", corpus["negatives"], "--noise", corpus["noise"]]
     assert run("kws", "train", *given, "--out", tmp_path / "one", *TRAIN) == 0
@@ -71,11 +71,24 @@ def test_train_mine_train_again_and_evaluate(tmp_path, corpus):
     alarms = list(manifests.read(tmp_path / "mined"))
     assert alarms
     assert all(0 < cut.supervisions[0].duration <= 1.001 for cut in alarms)
+    assert {tuple(cut.supervisions[0].custom["amid"]) for cut in alarms} == {("something else",)}
     again = ["--hard", tmp_path / "mined", "--init", tmp_path / "one" / "model"]
     assert run("kws", "train", *given, *again, "--out", tmp_path / "two", *TRAIN) == 0
     assert evaluate(tmp_path / "two" / "model", corpus, tmp_path / "report", "--snr", "5") == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["counts"]["computer"]["positives"] == 12
+    capsys.readouterr()
+    other = [*again, "--out", tmp_path / "three", *TRAIN, "--detection.shift-s", "0.05"]
+    assert run("kws", "train", *given, *other) == 2
+    assert "its detection is {'shift_s': 0.1," in capsys.readouterr().err
+
+
+def test_a_dev_set_without_a_side_is_refused(tmp_path, corpus, capsys):
+    given = ["--keywords", "computer", "--positives", corpus["positives"]]
+    given += ["--negatives", corpus["negatives"], "--dev-positives", corpus["positives"]]
+    given += ["--dev-negatives", corpus["positives"], "--out", tmp_path, *TRAIN]
+    assert run("kws", "train", *given) == 2
+    assert "dev set: 12 of computer, 0 negatives" in capsys.readouterr().err
 
 
 def test_evaluate_writes_rows_with_every_key_and_plots(tmp_path, corpus, model):

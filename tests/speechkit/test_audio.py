@@ -5,7 +5,7 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
-from lhotse import Recording
+from lhotse import MonoCut, Recording
 
 from speechkit.audio import (
     StreamResampler,
@@ -13,6 +13,7 @@ from speechkit.audio import (
     chunks,
     load,
     load_cut,
+    plain_file,
     resample,
     write_wav,
 )
@@ -357,6 +358,18 @@ def test_a_cut_is_the_part_that_it_says(tmp_path, rng):
     part = cut.truncate(offset=0.25, duration=0.5)
     np.testing.assert_array_equal(load_cut(part), samples[4000:12000])
     assert len(load_cut(part, sample_rate=8000)) == 4000
+
+
+def test_a_cut_takes_its_channel(tmp_path, rng):
+    left, right = 0.1 * rng.standard_normal((2, 8000)).astype(np.float32)
+    soundfile.write(tmp_path / "two.wav", np.stack([left, right], axis=1), 16000, subtype="FLOAT")
+    recording = Recording.from_file(tmp_path / "two.wav")
+    both = recording.to_cut()
+    np.testing.assert_allclose(load_cut(both), (left + right) / 2, atol=1e-7)
+    for channel, audio in enumerate([left, right]):
+        cut = MonoCut("c", 0.0, 0.5, channel=channel, recording=recording)
+        np.testing.assert_allclose(load_cut(cut), audio, atol=1e-7)
+        assert plain_file(cut) is None
 
 
 def test_cuts_that_lhotse_makes(tmp_path):

@@ -35,3 +35,10 @@ def test_many_differences_are_counted(tmp_path):
     claim(tmp_path, {str(n): n for n in range(9)})
     with pytest.raises(RequestError, match="and 5 more"):
         claim(tmp_path, {str(n): -1 - n for n in range(9)})
+
+
+def test_a_damaged_claim_is_named(tmp_path):
+    claim(tmp_path, {"a": 1})
+    (tmp_path / "resume" / "run.json").write_text('{"a"')
+    with pytest.raises(RequestError, match=r"run\.json: cannot be read"):
+        claim(tmp_path, {"a": 1})

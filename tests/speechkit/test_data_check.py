@@ -4,6 +4,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import soundfile
+from lhotse import MonoCut, Recording
 
 from speechkit import corpora, data_check, manifests
 from speechkit.audio import write_wav
@@ -199,6 +200,16 @@ def test_parts_of_a_file_are_checked_by_themselves(tmp_path):
     assert ("silent", "set/a.wav@1.000") in found
     assert ("empty", "set/a.wav@3.000") in found
     assert {id_ for _, id_ in found} == {"set/a.wav@1.000", "set/a.wav@3.000"}
+
+
+def test_a_part_of_whole_pieces_leaves_no_rest(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_check, "_PIECE_S", 0.03)
+    rng = np.random.default_rng(0)
+    write_wav(tmp_path / "a.wav", 0.1 * rng.standard_normal(16000).astype(np.float32))
+    for start in range(50):
+        recording = Recording.from_file(tmp_path / "a.wav")
+        cut = MonoCut("c", start / 100, 0.3, channel=0, recording=recording)
+        assert sum(map(len, data_check._pieces(cut))) == 4800
 
 
 def test_cuts_that_lhotse_must_make_are_checked_too(tmp_path):

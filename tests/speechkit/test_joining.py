@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import tracemalloc
@@ -52,6 +53,7 @@ def test_every_clip_once_at_its_time(digits, tmp_path):
         (supervision,) = cut.supervisions
         assert 2 <= len(own) <= 4
         assert manifests.text_of(cut) == " ".join(manifests.text_of(clip) for clip in own)
+        assert manifests.custom_of(cut)["text_norm"] == manifests.text_of(cut)
         assert len(load_cut(cut, sample_rate=8000)) == cut.num_samples
         times = supervision.alignment["utterances"]
         assert [(t.symbol, t.start, t.duration) for t in times] == [
@@ -66,6 +68,21 @@ def test_every_clip_once_at_its_time(digits, tmp_path):
         assert len(got) == len(want)
         np.testing.assert_allclose(got[40:-40], want[40:-40], atol=1e-4)
         assert abs(got[0]) <= abs(want[0]) + 1e-4
+
+
+def test_a_clip_of_several_supervisions_keeps_all_texts(digits, tmp_path):
+    for cut in digits:
+        first = cut.supervisions[0]
+        cut.supervisions.append(dataclasses.replace(first, id="x", start=0.01, text="B", custom={}))
+    join(digits, tmp_path / "out", JoinConfig(clips=(2, 2), sample_rate=8000))
+    sources = {cut.id: cut for cut in digits}
+    for clip in manifests.read(tmp_path / "out" / "utterances.jsonl.gz"):
+        source = sources[clip.supervisions[0].custom["source"]]
+        assert manifests.text_of(clip) == manifests.text_of(source)
+        assert manifests.text_of(clip).endswith(" B")
+    for cut in manifests.read(tmp_path / "out"):
+        assert manifests.text_of(cut).count("B") == 2
+        assert "text_norm" not in manifests.custom_of(cut)
 
 
 def test_the_same_seed_gives_the_same_bytes(digits, tmp_path):

@@ -79,6 +79,19 @@ def test_normalised_text_goes_first():
     assert manifests.text_of(cut_with(text_norm=None)) == "Hi!"
 
 
+def test_the_texts_of_several_supervisions_are_one():
+    parts = [
+        SupervisionSegment(id=str(i), recording_id="r", start=start, duration=1, text=text)
+        for i, (start, text) in enumerate([(2.0, "world"), (0.5, "hello")])
+    ]
+    cut = MonoCut(id="c", start=0, duration=3, channel=0, supervisions=parts)
+    assert manifests.text_of(cut) == "hello world"
+    parts[0].custom = {"text_norm": "welt"}
+    assert manifests.text_of(cut) == "hello welt"
+    parts[1].text = None
+    assert manifests.text_of(cut) is None
+
+
 @pytest.mark.parametrize(
     ("name", "id_"),
     [

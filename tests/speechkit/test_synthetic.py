@@ -47,11 +47,11 @@ def test_splits_hold_what_was_asked_for(corpus):
 
 def test_splits_share_no_timbre_and_no_sentence(corpus):
     _, splits = corpus
-    timbres = [{manifests.speaker_of(c).split("+")[1] for c in splits[s]} for s in SPLITS]
+    timbres = [{manifests.speaker_of(c) for c in splits[s]} for s in SPLITS]
     texts = [{c.supervisions[0].text for c in splits[s] if "sentence" in c.id} for s in SPLITS]
     for kept_apart in (timbres, texts):
         assert sum(map(len, kept_apart)) == len(set.union(*kept_apart))
-    accents = {manifests.speaker_of(c).split("+")[0] for s in SPLITS[:2] for c in splits[s]}
+    accents = {manifests.custom_of(c)["accent"] for s in SPLITS[:2] for c in splits[s]}
     assert not accents & {"en-gb-scotland", "cmn"}
 
 
@@ -155,7 +155,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 def test_noises_and_rooms(corpus):
     out, splits = corpus
-    voices = {manifests.speaker_of(c).split("+")[1] for s in SPLITS for c in splits[s]}
+    voices = {manifests.speaker_of(c) for s in SPLITS for c in splits[s]}
     assert not voices & _babble_variants()
     for folder, kinds in (("noise", 9), ("rir", None)):
         cuts = manifests.read(out / folder)

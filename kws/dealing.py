@@ -1,0 +1,74 @@
+"""Dealing clips to folds, so that each fold has its part of every keyword and of the negatives."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from lhotse.cut import Cut
+
+from speechkit.errors import RequestError
+from speechkit.manifests import fold_order, speaker_of
+
+NEGATIVES = "the negatives"
+
+Kinds = Mapping[str, Sequence[Cut]]
+
+
+def deal(
+    kinds: Kinds, count: int, *, by: Literal["speaker", "clip"], seed: int = 0
+) -> dict[str, int]:
+    """Return clip id -> fold, 0 to ``count - 1``.
+
+    The kinds are dealt one after the other. Speakers (or clips) are taken in the order of a hash,
+    each for the fold that holds the fewest clips of the kind; a speaker's clips of all kinds go
+    along, and clips without a speaker go singly.
+
+    Parameters
+    ----------
+    kinds
+        clips by kind: those of a keyword, or the negatives; what is scarce goes first.
+    """
+    clips = {cut.id: cut for cuts in kinds.values() for cut in cuts}
+    group_of = {id_: _group(cut, by) for id_, cut in clips.items()}
+    members: dict[tuple[bool, str], list[str]] = {}
+    for id_, group in group_of.items():
+        members.setdefault(group, []).append(id_)
+    fold_of: dict[str, int] = {}
+    for cuts in kinds.values():
+        own = [cut.id for cut in cuts]
+        sizes = [0] * count
+        for id_ in own:
+            if id_ in fold_of:
+                sizes[fold_of[id_]] += 1
+        open_groups: dict[tuple[bool, str], int] = {}
+        for id_ in own:
+            if id_ not in fold_of:
+                open_groups[group_of[id_]] = open_groups.get(group_of[id_], 0) + 1
+        for group in sorted(open_groups, key=lambda group: fold_order(seed, group[1])):
+            fold = sizes.index(min(sizes))
+            sizes[fold] += open_groups[group]
+            fold_of.update(dict.fromkeys(members[group], fold))
+    return fold_of
+
+
+def require_all(kinds: Kinds, fold_of: Mapping[str, int], folds: Iterable[int]) -> None:
+    """Refuse folds that lack a kind.
+
+    Raises
+    ------
+    RequestError
+        if one of ``folds`` has no clip of a kind.
+    """
+    for fold in folds:
+        for kind, cuts in kinds.items():
+            if not any(fold_of[cut.id] == fold for cut in cuts):
+                speakers = {speaker_of(cut) for cut in cuts} - {None}
+                raise RequestError(
+                    f"{kind}: none of {len(cuts)} clips ({len(speakers)} speakers) falls into fold "
+                    f"{fold}; give more, fewer folds, or divide by clip"
+                )
+
+
+def _group(cut: Cut, by: Literal["speaker", "clip"]) -> tuple[bool, str]:
+    """Return what is dealt as one: whether it is a speaker, and its name."""
+    speaker = speaker_of(cut) if by == "speaker" else None
+    return (True, speaker) if speaker else (False, cut.id)
