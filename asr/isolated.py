@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from speechkit.errors import RequestError, is_out_of_memory
+from speechkit.kernels.peak_memory import memory_bytes, peak_bytes
 
 GIB = 1 << 30
 _POLL_S = 0.05
@@ -69,7 +69,7 @@ def run_isolated(
 def _wait(process: SpawnProcess, receiving: Connection, begun: float, limits: Limits) -> Outcome:
     peak = 0
     while not receiving.poll(_POLL_S):
-        peak = max(peak, _memory_bytes("VmHWM", process.pid))
+        peak = max(peak, memory_bytes("VmHWM", process.pid))
         if peak > limits.gib * GIB:
             return Outcome(stopped=f"over {limits.gib:g} GiB", peak_bytes=peak)
         if time.monotonic() - begun > limits.seconds:
@@ -104,17 +104,4 @@ def _serve(
 
 def own_peak_bytes() -> int:
     """Return the most memory that this process has held: of the accelerator, where there is one."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    # not getrusage's, which begins with what the parent held when it started this process
-    return _memory_bytes("VmHWM", None)
-
-
-def _memory_bytes(name: str, process: int | None) -> int:
-    """Return a figure of Linux about a process; 0 where there is none."""
-    try:
-        text = Path(f"/proc/{process or 'self'}/status").read_text(encoding="ascii")
-    except OSError:
-        return 0
-    found = [line for line in text.splitlines() if line.startswith(f"{name}:")]
-    return int(found[0].split()[1]) * 1024 if found else 0
+    return peak_bytes("cuda" if torch.cuda.is_available() else "cpu")

@@ -104,8 +104,10 @@ def sparse_attention(
     key_lengths = _checked_lengths(key_lengths, q)
     scale = 1 / math.sqrt(q.shape[3]) if scale is None else float(scale)
     backend = requested(backend)
-    if backend in ("auto", "dense") and return_lse and q.device.type == "cpu":
-        backend = "cpu"  # the dense kernel cannot differentiate its log-sum-exp
+    if return_lse and backend == "dense":
+        raise KernelError('backend "dense": cannot differentiate its log-sum-exp; give "cpu"')
+    if return_lse and backend == "auto" and q.device.type == "cpu":
+        backend = "cpu"  # for the same reason
     if portable.is_exporting():
         results = portable.attention(
             q, k, v, pattern, causal=causal, scale=scale, key_lengths=key_lengths

@@ -7,20 +7,18 @@ import logging
 import math
 import multiprocessing
 import random
-import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from speechkit.kernels import conformance
+from speechkit.kernels import conformance, peak_memory
 from speechkit.kernels.attention import sparse_attention
 from speechkit.kernels.patterns import Pattern
 
@@ -247,9 +245,9 @@ def _growth(case: Case, threads: int | None = None) -> int:
     # libraries load and caches fill at the first call
     _run_once(replace(case, length=min(case.length, 4096)))
     given = inputs(case)
-    before = _start_counting(case.device)
+    before = peak_memory.start_counting(case.device)
     _run_once(case, given)
-    return max(0, _peak(case.device) - before)
+    return max(0, peak_memory.peak_bytes(case.device) - before)
 
 
 def _run_once(case: Case, given: list[Tensor] | None = None) -> None:
@@ -257,28 +255,6 @@ def _run_once(case: Case, given: list[Tensor] | None = None) -> None:
     leaves = [leaf.requires_grad_() for leaf in leaves]
     torch.autograd.grad(sparse(case)(*leaves), leaves, gradient)
     _wait_for(case.device)
-
-
-def _start_counting(device: str) -> int:
-    """Forget the peak so far; return what is in use."""
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    peak_reset = Path("/proc/self/clear_refs")
-    if peak_reset.exists():
-        peak_reset.write_text("5")
-    return _status("VmRSS")
-
-
-def _peak(device: str) -> int:
-    return _status("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated()
-
-
-def _status(field: str) -> int:
-    """Return a number of bytes that Linux tells of this process, 0 elsewhere."""
-    status = Path("/proc/self/status")
-    found = re.search(rf"{field}:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    return int(found[1]) * 1024 if found else 0
 
 
 def _wait_for(device: str) -> None:

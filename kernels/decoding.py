@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from speechkit.kernels.errors import KernelError
+from speechkit.kernels.numbers import statistics_type, without_autocast
 from speechkit.kernels.patterns import (
     Blocks,
     Columns,
@@ -181,7 +182,7 @@ class _HeadCache:
 
     def attend(self, position: int, q: Tensor, scale: float) -> Tensor:
         """Return the attention (X, 1, E) of a query (X, 1, D) at the newest position."""
-        dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+        dtype = statistics_type(q)
         own = torch.tensor([position])
         read = [self.recent.read(own)]
         for index, member in enumerate(self.members):
@@ -191,8 +192,9 @@ class _HeadCache:
             if len(seen):
                 read.append(self.summaries.get(member, self.recent).read(seen))
         k, v = (torch.cat(rows, dim=1).to(dtype) for rows in zip(*read, strict=True))
-        weights = torch.bmm(q.to(dtype) * scale, k.transpose(1, 2)).softmax(-1)
-        return torch.bmm(weights, v)
+        with without_autocast(q):
+            weights = torch.bmm(q.to(dtype) * scale, k.transpose(1, 2)).softmax(-1)
+            return torch.bmm(weights, v)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Shapes: B batch, H heads, T positions, D size of q and k, E size of v.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
 from typing import Any
 
@@ -14,11 +13,14 @@ from torch import Tensor
 from speechkit.kernels import cpu, dense
 from speechkit.kernels.dispatch import choose, request_of
 from speechkit.kernels.encoding import decode
+from speechkit.kernels.numbers import statistics_type, without_autocast
 from speechkit.kernels.parts import parts
 from speechkit.kernels.patterns import Pattern
 
-# rows of which products are summed at once
+# rows of which products are summed at once on a CPU: their temporaries fit its cache
 _DOT_ROWS = 2048
+# elements of which they are elsewhere: few launches, bounded memory
+_DOT_ELEMENTS = 1 << 25
 
 
 @torch.library.custom_op("speechkit::sparse_attention", mutates_args=())
@@ -38,7 +40,7 @@ def sparse_attention(
     results = []
     for head, heads in _head_groups(pattern, q.shape[1]):
         folded = (_folded(q, heads), _folded(k, heads), _folded(v, heads))
-        with _without_autocast(q):
+        with without_autocast(q):
             found = _forward(folded, key_lengths, head, causal=causal, scale=scale, code=code)
         results.append((heads, found))
     output, lse = _of_all_heads(results, q.shape[0])
@@ -58,7 +60,7 @@ def _(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     output = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
-    return output, torch.empty(q.shape[:3], dtype=_statistics_type(q), device=q.device)
+    return output, torch.empty(q.shape[:3], dtype=statistics_type(q), device=q.device)
 
 
 @torch.library.custom_op("speechkit::sparse_attention_backward", mutates_args=())
@@ -84,7 +86,7 @@ def sparse_attention_backward(
     results = []
     for head, heads in _head_groups(pattern, q.shape[1]):
         folded = [_folded(x, heads) for x in (gradient, q, k, v, output, lse, delta)]
-        with _without_autocast(q):
+        with without_autocast(q):
             found = _backward(folded, key_lengths, head, causal=causal, scale=scale, code=code)
         results.append((heads, found))
     dq, dk, dv = _of_all_heads(results, q.shape[0])
@@ -183,9 +185,8 @@ def _forward(
             q, k, wide_v, parts(pattern), causal=causal, scale=scale, key_lengths=lengths
         )
     else:
-        bias = _key_bias(key_lengths, q)
         output, lse = dense.forward(
-            q, k, wide_v, pattern, causal=causal, scale=scale, key_bias=bias
+            q, k, wide_v, pattern, causal=causal, scale=scale, key_bias=_dense_bias(key_lengths, q)
         )
     return output[..., : v.shape[-1]], lse
 
@@ -215,7 +216,7 @@ def _backward(
             gradient, q, k, v, lse, delta, parts(pattern), key_lengths=lengths, **options
         )
     else:
-        bias = _key_bias(key_lengths, q)
+        bias = _dense_bias(key_lengths, q)
         output = _widened(output, max(sizes))
         dq, dk, dv = dense.backward(
             gradient, q, k, v, output, lse, pattern, key_bias=bias, **options
@@ -231,14 +232,6 @@ def _head_groups(text: str, heads: int) -> tuple[tuple[Pattern, slice | list[int
         return ((each[0], slice(None)),)
     distinct = dict.fromkeys(each)
     return tuple((p, [h for h in range(heads) if each[h] == p]) for p in distinct)
-
-
-def _without_autocast(q: Tensor) -> AbstractContextManager[None]:
-    """Return a context without autocast, which would round the statistics."""
-    device = q.device.type
-    if not torch.is_autocast_enabled(device):
-        return nullcontext()  # entering the other takes as long as a short product
-    return torch.autocast(device, enabled=False)
 
 
 def _empty(x: Tensor) -> Tensor:
@@ -267,13 +260,24 @@ def _of_all_heads(
 
 def _delta(output: Tensor, gradient: Tensor, lse: Tensor, lse_gradient: Tensor) -> Tensor:
     """Return (B, H, T): the sums of output times gradient, less the log-sum-exp's gradient."""
-    delta = torch.stack([_dots(*pair, lse.dtype) for pair in zip(output, gradient, strict=True)])
+    if output.device.type == "cpu":
+        pairs = zip(output, gradient, strict=True)
+        delta = torch.stack([_dots_on_cpu(*pair, lse.dtype) for pair in pairs])
+    else:
+        delta = _dots(output, gradient, lse.dtype)
     # a query without keys has nothing to learn: its output and log-sum-exp are constants
     return delta.sub_(lse_gradient.masked_fill(lse == -torch.inf, 0.0))
 
 
 def _dots(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the products of the rows of (H, T, E): in pieces whose temporaries fit the cache."""
+    """Return the products of the rows of (B, H, T, E)."""
+    rows = max(1, _DOT_ELEMENTS // max(1, a.shape[0] * a.shape[1] * a.shape[3]))
+    pairs = zip(torch.split(a, rows, 2), torch.split(b, rows, 2), strict=True)
+    return torch.cat([(x.to(dtype) * y.to(dtype)).sum(-1) for x, y in pairs], dim=2)
+
+
+def _dots_on_cpu(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the products of the rows of (H, T, E)."""
     found = a.new_empty(a.shape[:2], dtype=dtype)
     for start in range(0, a.shape[1], _DOT_ROWS):
         rows = slice(start, start + _DOT_ROWS)
@@ -297,12 +301,12 @@ def _each(key_lengths: Tensor | None, q: Tensor) -> Tensor | None:
 
 def _key_bias(key_lengths: Tensor | None, q: Tensor) -> Tensor | None:
     """Return (X, T): 0 for keys that count, -inf for those beyond the length; None if all count."""
-    lengths = _each(key_lengths, q)
+    return _dense_bias(_each(key_lengths, q), q)
+
+
+def _dense_bias(lengths: Tensor | None, q: Tensor) -> Tensor | None:
+    """Return the same for each of some lengths."""
     if lengths is None or bool((lengths >= q.shape[1]).all()):
         return None
     padding = torch.arange(q.shape[1], device=q.device) >= lengths[:, None]
-    return torch.zeros(padding.shape, dtype=_statistics_type(q)).masked_fill_(padding, -torch.inf)
-
-
-def _statistics_type(q: Tensor) -> torch.dtype:
-    return torch.float64 if q.dtype == torch.float64 else torch.float32
+    return torch.zeros(padding.shape, dtype=statistics_type(q)).masked_fill_(padding, -torch.inf)

@@ -235,6 +235,7 @@ class Merged(Pattern):
     def __init__(self, *parts: Pattern) -> None:
         if not parts:
             raise KernelError("Merged: no patterns given; give at least one")
+        _require_patterns("Merged", parts)
         if any(isinstance(part, PerHead) for part in parts):
             raise KernelError("Merged: PerHead inside; give PerHead(Merged(...), ...) instead")
         object.__setattr__(self, "parts", tuple(parts))
@@ -280,6 +281,7 @@ class PerHead(Pattern):
     def __init__(self, *patterns: Pattern) -> None:
         if not patterns:
             raise KernelError("PerHead: no patterns given; give one for each head")
+        _require_patterns("PerHead", patterns)
         if any(isinstance(pattern, PerHead) for pattern in patterns):
             raise KernelError("PerHead: PerHead inside; give one plain pattern for each head")
         object.__setattr__(self, "patterns", tuple(patterns))
@@ -374,7 +376,10 @@ class Blocks(Pattern):
         if self._has_heads():
             raise KernelError("Blocks with a layout for each head: take one with per_head")
         table = torch.tensor(self.layout, dtype=torch.bool, device=i.device)
-        return table[i // self.block, j // self.block]
+        last = len(self.layout) - 1  # beyond it stands nothing, but tables ask there too
+        row, column = i // self.block, j // self.block
+        inside = (row <= last) & (column <= last)
+        return table[row.clamp(max=last), column.clamp(max=last)] & inside
 
     def _has_heads(self) -> bool:
         return isinstance(self.layout[0][0], tuple) if self.layout and self.layout[0] else False
@@ -405,6 +410,12 @@ def _at_least_one(pattern: str, **numbers: int) -> None:
     for name, number in numbers.items():
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise KernelError(f"{pattern}: {name} is {number!r}; give a whole number from 1")
+
+
+def _require_patterns(name: str, given: tuple[object, ...]) -> None:
+    for member in given:
+        if not isinstance(member, Pattern):
+            raise KernelError(f"{name}: {member!r} is no pattern; give such as Local(64)")
 
 
 def _check_layout(rows: Rows) -> None:

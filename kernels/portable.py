@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from speechkit.kernels.numbers import statistics_type, without_autocast
 from speechkit.kernels.parts import UNBOUNDED, Band, Layout, Part, Summaries, parts
 from speechkit.kernels.patterns import Pattern
 from speechkit.kernels.triton_tables import visible
@@ -87,7 +88,7 @@ def _attention(
     scale: float,
     key_lengths: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    dtype = statistics_type(q)
     wide = q.to(dtype) * scale, k.to(dtype), v.to(dtype)
     found = []
     for part in parts(pattern):
@@ -96,7 +97,8 @@ def _attention(
         if key_lengths is not None:
             padding = tiles.keys < key_lengths.to(q.device)[:, None, None]
             seen = seen & padding[:, None, :, None, :]
-        found.append(tiles.attend(*wide, seen))
+        with without_autocast(q):
+            found.append(tiles.attend(*wide, seen))
     output, lse = _merged(found)
     return output.to(q.dtype), lse
 

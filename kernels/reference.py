@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from speechkit.kernels.numbers import statistics_type, without_autocast
 from speechkit.kernels.patterns import Pattern
 
 
@@ -21,7 +22,20 @@ def attention(
     `q`, `k` (B, H, T, D) and `v` (B, H, T, E). Computes in float32, float64 for float64; gradients
     by autograd. A query without keys has output 0, log-sum-exp -inf and no gradients.
     """
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    with without_autocast(q):
+        return _attention(q, k, v, pattern, causal, scale, key_lengths)
+
+
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Pattern,
+    causal: bool,
+    scale: float,
+    key_lengths: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    dtype = statistics_type(q)
     heads, length = q.shape[1:3]
     visible = pattern.mask(length, causal=causal, heads=heads, device=q.device)[None]
     if key_lengths is not None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from speechkit.kernels.errors import KernelError
 from speechkit.kernels.parts import Band, Part, Summaries
 from speechkit.kernels.triton_tables import SIDE, Table, table
-from speechkit.kernels.triton_tiles import PRECISIONS, TileSize, arithmetic_of, tile_size, width_of
+from speechkit.kernels.triton_tiles import TileSize, arithmetic_of, tile_size, width_of
 
 MAX_HEAD_SIZE = 128
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -37,21 +37,19 @@ def forward(
     causal: bool,
     scale: float,
     key_lengths: Tensor | None = None,
-    precision: str = "ieee",
 ) -> tuple[Tensor, Tensor]:
     """Return the output (X, T, D) and the log-sum-exp of the scores (X, T) in float32.
 
     `q`, `k`, `v` are contiguous (X, T, D), `key_lengths` (X,) int32, `parts` all those of one
-    pattern. A query without keys has
-    output 0 and log-sum-exp -inf. `precision` says how float32 products are taken: "ieee", or on
-    tensor cores "tf32" or "tf32x3".
+    pattern. A query without keys has output 0 and log-sum-exp -inf. Products of float32 are exact
+    unless `torch.set_float32_matmul_precision` allows tf32, as for products of torch's own.
 
     Raises
     ------
     KernelError
         If the device, type or size is none that the kernels take.
     """
-    launch = _Launch.of(q, causal=causal, scale=scale, key_lengths=key_lengths, precision=precision)
+    launch = _Launch.of(q, causal=causal, scale=scale, key_lengths=key_lengths)
     output = torch.empty_like(q)
     lse = q.new_empty(q.shape[:2], dtype=torch.float32)
     if not q.numel():
@@ -75,14 +73,13 @@ def backward(
     causal: bool,
     scale: float,
     key_lengths: Tensor | None = None,
-    precision: str = "ieee",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v, given the output's.
 
     `delta` (X, T) in float32 is the sum over D of output times gradient, less the log-sum-exp's
     gradient where it has one; the rest is as in `forward`, and as contiguous.
     """
-    launch = _Launch.of(q, causal=causal, scale=scale, key_lengths=key_lengths, precision=precision)
+    launch = _Launch.of(q, causal=causal, scale=scale, key_lengths=key_lengths)
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     if not q.numel():
         return dq.zero_(), dk.zero_(), dv.zero_()
@@ -186,18 +183,20 @@ class _Launch:
     causal: bool
     scale: float
     key_lengths: Tensor | None
-    precision: str
+    precision: str  # of products of float32, as Triton names it
 
     @classmethod
     def of(cls, q: Tensor, **settings: Any) -> "_Launch":
         """Check a call and return it."""
-        _check(q, settings["precision"])
+        _check(q)
+        exact = torch.get_float32_matmul_precision() == "highest"
         return cls(
             device=q.device,
             sequences=q.shape[0],
             length=q.shape[1],
             head_size=q.shape[2],
             dtype_bytes=q.dtype.itemsize,
+            precision="ieee" if exact else "tf32",
             **settings,
         )
 
@@ -245,7 +244,7 @@ class _Launch:
         return walks.start, walks.entries, found.words
 
 
-def _check(q: Tensor, precision: str) -> None:
+def _check(q: Tensor) -> None:
     _, length, head_size = q.shape
     if q.dtype not in _DTYPES:
         raise KernelError(
@@ -262,8 +261,6 @@ def _check(q: Tensor, precision: str) -> None:
             f"the Triton kernels take fewer than 2^31 elements a sequence, not {length} positions "
             f"of {head_size}; cut the sequence"
         )
-    if precision not in PRECISIONS:
-        raise KernelError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
     _check_device(q)
 
 

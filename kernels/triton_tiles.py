@@ -7,8 +7,6 @@ sm_89) have room for what sm_80 gets here.
 
 from dataclasses import dataclass, replace
 
-PRECISIONS = ("ieee", "tf32", "tf32x3")
-
 
 @dataclass(frozen=True)
 class TileSize:

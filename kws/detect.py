@@ -1,6 +1,7 @@
 """``speechkit kws detect``: listen to a file or to standard input, say what was heard."""
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -11,6 +12,8 @@ import numpy as np
 from speechkit.audio import SAMPLE_RATE, Audio, StreamResampler, as_float, chunks
 from speechkit.errors import AudioError, RequestError
 from speechkit.kws.detector import Detection, Detector
+
+logger = logging.getLogger(__name__)
 
 # a file is read by the second, a microphone is heard at once
 _FILE_CHUNK_S = 1.0
@@ -77,8 +80,9 @@ def _standard_input(rate: int) -> Iterator[tuple[Audio, int]]:
     heard = False
     while data := sys.stdin.buffer.read(size):
         heard = True
-        if len(data) % 2:
-            raise AudioError("standard input: ends in half a sample; give 16-bit PCM")
-        yield as_float(np.frombuffer(data, dtype="<i2").astype(np.int16)), rate
+        whole = len(data) // 2 * 2
+        yield as_float(np.frombuffer(data[:whole], dtype="<i2").astype(np.int16)), rate
+        if whole < len(data):
+            logger.warning("standard input: ends in half a sample, left out; is it 16-bit PCM?")
     if not heard:
         raise AudioError("standard input: is empty; give raw 16-bit mono PCM")

@@ -6,12 +6,13 @@ a room, under noise, at some level. Several windows are cut from one scene, beca
 its features cost more than the network's look at a window.
 
 Batch number ``step`` of a run is a function of the seed and the step alone: workers, resumption
-and epochs do not change it. Shapes: S scenes, N samples, W windows a scene.
+and epochs do not change it. Shapes: S scenes, F of them without a keyword, N samples, W windows a
+scene, C to choose from.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 import numpy as np
@@ -47,6 +48,8 @@ _SECOND_BELOW_DB = (0.0, 12.0)
 # of short negatives
 _ALONE_PROBABILITY = 0.5
 _MARGIN_S = 0.08
+# from one window to the next where the hardest are looked for
+_STRIDE_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +73,15 @@ class SceneConfig:
     noise_speed, second_noise_probability
         a noise is played at a speed drawn from this range, and may have another one below it: few
         recordings of noise then sound like many.
+    noise_change_probability
+        the noise gives way to another one, at an SNR of its own, somewhere in the scene, as it does
+        where recordings follow each other.
     babble_probability
         the noise is other speech.
-    rir_probability, speed, gain_db
-        a room, a factor and a level change, each drawn from its range.
+    rir_probability, gain_db
+        a room, and a level change drawn from its range.
+    speed, speed_probability
+        a factor drawn from its range; the others are played as they were recorded.
     """
 
     scenes: int = 16
@@ -91,9 +99,11 @@ class SceneConfig:
     snr_db: tuple[float, float] = (-5.0, 15.0)
     noise_speed: tuple[float, float] = (0.7, 1.4)
     second_noise_probability: float = 0.5
+    noise_change_probability: float = 0.3
     babble_probability: float = 0.1
     rir_probability: float = 0.3
     speed: tuple[float, float] = (0.88, 1.12)
+    speed_probability: float = 0.7
     gain_db: tuple[float, float] = (-20.0, 5.0)
 
     def __post_init__(self) -> None:
@@ -140,11 +150,24 @@ class Batch:
         (S, W) first frame of each window.
     targets
         (S, W) class of each window; `IGNORED` where a keyword is half inside.
+    free
+        (F,) which scenes hold no keyword.
+    others
+        (F, C) first frames of windows all along these, of which the hardest may be taken.
+    other_targets
+        (F, C) their classes.
     """
 
     audio: Tensor
     starts: Tensor
     targets: Tensor
+    free: Tensor
+    others: Tensor
+    other_targets: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass(slots=True)
@@ -158,6 +181,17 @@ class _Scene:
         first, last = max(0, at), min(len(self.audio), at + len(audio))
         if first < last:
             self.audio[first:last] += audio[first - at : last - at]
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """A scene's audio, where its windows start (in samples), and what they hold."""
+
+    audio: Audio
+    starts: np.ndarray
+    targets: list[int]
+    is_free: bool
+    other_targets: list[int]
 
 
 class SceneBatches(Dataset[Batch]):
@@ -197,7 +231,7 @@ class SceneBatches(Dataset[Batch]):
         self.seed = seed
         # false alarms are counted by the hour, so speech is heard by the hour too
         self.ends = np.cumsum([len(clip.samples) for clip, _ in material.negatives])
-        least_s = config.warmup_s + window_s + 2 * config.jitter_s
+        least_s = self.warmup / SAMPLE_RATE + window_s + 2 * config.jitter_s
         if config.length_s < least_s or config.windows < 2:
             raise RequestError(
                 f"length_s {config.length_s}, windows {config.windows}: a scene must be at least "
@@ -215,20 +249,33 @@ class SceneBatches(Dataset[Batch]):
             self._scene(np.random.default_rng([self.seed, step, slot]), (slot + offset) / count)
             for slot in range(count)
         ]
-        audio, starts, targets = zip(*scenes, strict=True)
+        free = [slot for slot, scene in enumerate(scenes) if scene.is_free]
+        along = self._along()
         return Batch(
-            torch.from_numpy(np.stack(audio)),
-            torch.from_numpy(np.stack(starts)),
-            torch.from_numpy(np.stack(targets)),
+            audio=torch.from_numpy(np.stack([scene.audio for scene in scenes])),
+            starts=torch.from_numpy(np.stack([scene.starts for scene in scenes]) // self.hop),
+            targets=_labels([scene.targets for scene in scenes], self.config.windows),
+            free=torch.tensor(free, dtype=torch.long),
+            others=torch.from_numpy(along // self.hop).repeat(len(free), 1),
+            other_targets=_labels([scenes[slot].other_targets for slot in free], len(along)),
         )
 
-    def _scene(
-        self, rng: np.random.Generator, place: float
-    ) -> tuple[Audio, np.ndarray, np.ndarray]:
+    def _scene(self, rng: np.random.Generator, place: float) -> "_Finished":
         scene = self._kind(rng, place)
         starts = self._starts(scene, rng)
-        targets = np.array([self._label(scene, start) for start in starts], dtype=np.int64)
-        return self._worsen(scene, rng), starts // self.hop, targets
+        is_free = not any(label in self.keyword_labels for _, label in scene.spoken)
+        return _Finished(
+            self._worsen(scene, rng),
+            starts,
+            [self._label(scene, start) for start in starts],
+            is_free,
+            [self._label(scene, start) for start in self._along()] if is_free else [],
+        )
+
+    def _along(self) -> np.ndarray:
+        """Return windows all along a scene behind its warm-up."""
+        stride = max(self.hop, round(_STRIDE_S * SAMPLE_RATE) // self.hop * self.hop)
+        return np.arange(self.warmup, self.samples - self.window + 1, stride)
 
     def _kind(self, rng: np.random.Generator, place: float) -> _Scene:
         """Build one of the four kinds, by a scene's place in the batch, from 0 to 1."""
@@ -265,7 +312,7 @@ class SceneBatches(Dataset[Batch]):
         at = -int(rng.integers(self.samples // 2))
         while at < self.samples:
             clip, label = self._pick_by_length(rng)
-            factor = rng.uniform(*self.config.speed)
+            factor = self._speed(rng)
             # of a long clip any part will do, and no more than the scene still holds
             skipped = int(rng.integers(max(1, len(clip.samples) - round(factor * self.samples))))
             end = skipped + math.ceil(factor * (self.samples - at))
@@ -283,13 +330,17 @@ class SceneBatches(Dataset[Batch]):
             scene.focus = inside[int(rng.integers(len(inside)))]
         return scene
 
+    def _speed(self, rng: np.random.Generator) -> float:
+        changed = rng.random() < self.config.speed_probability
+        return rng.uniform(*self.config.speed) if changed else 1.0
+
     def _pick_by_length(self, rng: np.random.Generator) -> tuple[Clip, int]:
         place = rng.integers(self.ends[-1])
         return self.material.negatives[int(np.searchsorted(self.ends, place, side="right"))]
 
     def _around(self, clip: Clip, label: int, rng: np.random.Generator) -> _Scene:
         """Build a scene around one utterance, perhaps with other speech on both sides."""
-        factor = rng.uniform(*self.config.speed)
+        factor = self._speed(rng)
         audio, span = change_speed(clip.audio, factor), clip.span.scaled(1 / factor)
         margin = round(self.config.jitter_s * SAMPLE_RATE) + self.window // 2
         centre = int(rng.integers(self.warmup + margin, self.samples - margin + 1))
@@ -374,12 +425,19 @@ class SceneBatches(Dataset[Batch]):
             else power(audio[max(0, scene.focus.start) : scene.focus.end])
         )
         if rng.random() < config.noise_probability:
-            noise = self._noise(rng)
-            snr_db = rng.uniform(*config.snr_db)
-            # noise alone is laid at the level of ordinary speech
-            gain = noise_gain(speech or 10 ** (-25 / 10), power(noise), snr_db)
-            audio = audio + np.float32(gain) * noise
+            noise = self._noise_at(speech, rng)
+            if rng.random() < config.noise_change_probability:
+                change = int(rng.integers(self.samples))
+                noise[change:] = self._noise_at(speech, rng)[change:]
+            audio = audio + noise
         return change_gain(audio, rng.uniform(*config.gain_db))
+
+    def _noise_at(self, speech_power: float, rng: np.random.Generator) -> Audio:
+        """Draw noise at an SNR; over no speech, at the level that ordinary speech would give it."""
+        noise = self._noise(rng)
+        snr_db = rng.uniform(*self.config.snr_db)
+        gain = noise_gain(speech_power or 10 ** (-25 / 10), power(noise), snr_db)
+        return np.float32(gain) * noise
 
     def _noise(self, rng: np.random.Generator) -> Audio:
         material = self.material
@@ -395,7 +453,11 @@ class SceneBatches(Dataset[Batch]):
             second = loop_to(_pick(material.noises, rng).audio, samples, rng)
             gain = noise_gain(power(noise), power(second), rng.uniform(*_SECOND_BELOW_DB))
             noise = noise + np.float32(gain) * second
-        return loop_to(change_speed(noise, factor, quality="QQ"), self.samples, rng)
+        return loop_to(change_speed(noise, factor), self.samples, rng)
+
+
+def _labels(rows: Sequence[Sequence[int]], columns: int) -> Tensor:
+    return torch.tensor(rows, dtype=torch.long).view(len(rows), columns)
 
 
 def _pick(items: Sequence[T], rng: np.random.Generator) -> T:

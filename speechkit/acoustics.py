@@ -38,7 +38,8 @@ def babble(voices: Sequence[Audio], duration_s: float, generator: np.random.Gene
     total = np.zeros(samples)
     for voice in voices:
         looped = np.resize(np.roll(voice, -generator.integers(len(voice))), samples)
-        total += looped / np.sqrt(np.mean(voice**2)) * 10 ** (generator.uniform(-6, 0) / 20)
+        level = np.sqrt(np.mean(voice**2)) or 1.0  # of silence, none is added
+        total += looped / level * 10 ** (generator.uniform(-6, 0) / 20)
     return _normalized(total)
 
 

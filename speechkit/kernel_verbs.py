@@ -142,11 +142,11 @@ def bench(
             "head_size": head_size,
         },
     )
+    _require_correct([*cases, *(bench_speed.cases(device) if suite == "speed" else ())])
     if retune:
         _retune(device)
     if suite == "speed":
         return _bench_speed(device, repeats, out)
-    _require_correct(cases)
     if profile:
         return _profile(cases, out)
     found = []

@@ -108,6 +108,8 @@ def evaluate_with(
         if the corpus has other bytes than the model knows, or fewer than its context.
     """
     artifact.check(corpus)
+    if config.baselines:
+        _require_comparable(split, config)
     found = Evaluation(measure(artifact, corpus, split=split, config=config))
     if config.baselines:
         found = _compared(found.score, corpus, split)
@@ -174,18 +176,16 @@ def autocast(precision: Precision) -> AbstractContextManager[Any]:
     return torch.autocast(device().type, _DTYPES[precision])
 
 
-def _compared(found: Score, corpus: Corpus, split: str) -> Evaluation:
-    """Add what general compressors need for the same bytes.
-
-    Raises
-    ------
-    RequestError
-        if the split is what they know already, or not all of it was scored.
-    """
+def _require_comparable(split: str, config: ScoringConfig) -> None:
+    """Refuse compressors for what they know already, or where not all of it is scored."""
     if split == "train":
         raise RequestError("baselines: know the training bytes already; give split valid or test")
-    if found.bytes != corpus.split(split).size:
+    if config.windows:
         raise RequestError("baselines: need all windows; leave windows at 0")
+
+
+def _compared(found: Score, corpus: Corpus, split: str) -> Evaluation:
+    """Add what general compressors need for the same bytes."""
     known, scored = corpus.split("train").whole(), corpus.split(split).whole()
     return Evaluation(
         found, compressor_baselines(known, scored), unigram_bits_per_byte(known, scored)

@@ -23,8 +23,10 @@ _CIFAR_VALID_FRACTION = 0.04
 _CIFAR_CLASSES = 10
 _CIFAR_BATCHES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 
-# a folder named like this is a split
-_SPLIT_FOLDER = re.compile(r"(?P<split>train|val|dev|test)", re.IGNORECASE)
+# a folder named like this is a split: train, training, valid_64x64, and not valley
+_SPLIT_FOLDER = re.compile(
+    r"(?P<split>train|val|dev|test)(ing|id|idation)?(?![a-z])", re.IGNORECASE
+)
 _SPLIT_NAMES = {"train": "train", "val": "valid", "dev": "valid", "test": "test"}
 
 
@@ -53,6 +55,10 @@ class ImageConfig:
     test_fraction: float = 0.0
     seed: int = 0
     cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and min(self.size) < 1:
+            raise RequestError(f"image size {self.size}: give a height and a width from 1")
 
 
 def read_cifar10(root: Path, *, seed: int = 0, cache: Path | None = None) -> Corpus:
@@ -263,6 +269,11 @@ def _rows(names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     splits = np.array([_split_of(name) or "" for name in names])
     if "train" not in splits:
         return {"train": np.arange(len(names))}
+    if outside := [name for name, split in zip(names, splits, strict=True) if not split]:
+        raise RequestError(
+            f"{len(outside)} of {len(names)} pictures ({outside[0]}) are in no folder of a split, "
+            "though there is one named like train: move them, or rename it"
+        )
     found = {split: np.flatnonzero(splits == split) for split in ("train", "valid", "test")}
     return {split: places for split, places in found.items() if len(places)}
 

@@ -52,6 +52,11 @@ class DensityConfig:
             )
         if not self.stack.causal:
             raise RequestError("stack: a density model is causal; leave causal at True")
+        if self.stack.convolution:
+            raise RequestError(
+                f"stack: convolution {self.stack.convolution}: sampling sees a byte at a time; "
+                "leave it at 0"
+            )
 
     @property
     def context(self) -> int:

@@ -62,13 +62,17 @@ class Score:
 
 
 def spread(windows: EvaluationWindows, most: int = 0) -> list[int]:
-    """Return the indices of at most so many windows, at even distances; 0 for all."""
+    """Return the indices of at most so many windows, at even distances; 0 for all.
+
+    Not all are without the first, whose bytes have less context than the others' least: of few
+    windows they would be most.
+    """
     if most < 0:
         raise RequestError(f"windows {most}: give 1 or more, or 0 for all")
     total = len(windows)
     if not most or most >= total:
         return list(range(total))
-    return sorted({int(place) for place in np.linspace(0, total - 1, most)})
+    return sorted({int(place) for place in np.linspace(1, total - 1, most)})
 
 
 def share(indices: Sequence[int], *, rank: int, world: int) -> list[int | None]:

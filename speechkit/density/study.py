@@ -5,8 +5,6 @@ import json
 import math
 import multiprocessing
 import os
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,9 +23,9 @@ from speechkit.density.model import DensityConfig, DensityModel
 from speechkit.density.optimisation import Precision, parameter_groups
 from speechkit.errors import JobError
 from speechkit.files import atomic_path
+from speechkit.kernels.peak_memory import peak_bytes, start_counting
 
 _BITS = 1 / math.log(2)
-_KIBIBYTE = 1024
 # of glibc: from this size on, what is freed goes back to the system
 _THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
 
@@ -119,7 +117,7 @@ def _measure(
     torch.set_num_threads(threads)
     place = device()
     torch.zeros(1, device=place)
-    before = _peak_bytes()
+    before = start_counting(place.type)
     torch.manual_seed(0)
     model = DensityModel(config).to(place).train()
     optimizer = torch.optim.AdamW(parameter_groups(model, rate=learning_rate, decay=0.01))
@@ -138,16 +136,9 @@ def _measure(
         StepCost(
             seconds=tuple(seconds),
             bits_per_byte=tuple(losses),
-            peak_bytes=_peak_bytes() - before,
+            peak_bytes=peak_bytes(place.type) - before,
         )
     )
-
-
-def _peak_bytes() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * _KIBIBYTE
 
 
 def at_length(config: DensityConfig, length: int, patterns: Sequence[str]) -> DensityConfig:

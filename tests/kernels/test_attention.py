@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from speechkit.kernels import KernelError, explain, reference, sparse_attention, use_backend
+from speechkit.kernels import operator as operators
 from speechkit.kernels.dispatch import VARIABLE, choose, request_of
 from speechkit.kernels.encoding import encode
 from speechkit.kernels.operator import sparse_attention as operator
@@ -27,6 +28,63 @@ def test_backends_agree(backend, causal):
     q, k, v = inputs()
     found = sparse_attention(q, k, v, PATTERN, causal=causal, backend=backend)
     torch.testing.assert_close(found, expected(q, k, v, causal=causal))
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference", "dense", "cpu"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_rounds_no_scores(backend, dtype):
+    """Scores of 40 * 40 * 64 are beyond float16, and bfloat16 has eight bits for them."""
+    large = [40 * torch.ones_like(x) for x in inputs(dtype=dtype, sizes=(64, 64, 64))]
+    spread = inputs(dtype=dtype)
+    found, wanted = [], []
+    for given in (large, spread):
+        leaves = [x.requires_grad_() for x in given]
+        wanted.append(sparse_attention(*leaves, PATTERN, scale=1.0, backend=backend))
+        with torch.autocast("cpu", dtype):
+            found.append(sparse_attention(*leaves, PATTERN, scale=1.0, backend=backend))
+        found += torch.autograd.grad(found[-1].sum(), leaves)
+        wanted += torch.autograd.grad(wanted[-1].sum(), leaves)
+    for x, y in zip(found, wanted, strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("pattern", [Dense(), PATTERN, PerHead(Local(5), Strided(8))], ids=str)
+def test_the_dense_path_masks_sequences_of_other_lengths(pattern, causal):
+    leaves = [x.requires_grad_() for x in inputs(dtype=torch.float64)]
+    options = {"causal": causal, "key_lengths": torch.tensor([40, 9]), "scale": 0.5}
+    found = sparse_attention(*leaves, pattern, backend="dense", **options)
+    wanted = sparse_attention(*leaves, pattern, backend="reference", **options)
+    torch.testing.assert_close(found, wanted)
+    gradient = torch.randn_like(wanted)
+    pairs = (torch.autograd.grad(x, leaves, gradient) for x in (found, wanted))
+    for x, y in zip(*pairs, strict=True):
+        torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference", "dense", "cpu"])
+def test_no_positions_with_gradients(backend):
+    leaves = [x.requires_grad_() for x in inputs(length=0)]
+    output = sparse_attention(*leaves, PATTERN, backend=backend)
+    assert output.shape == (2, 2, 0, 3)
+    gradients = torch.autograd.grad(output.sum(), leaves)
+    assert [x.shape for x in gradients] == [x.shape for x in leaves]
+
+
+@pytest.mark.parametrize("elements", [1, 100, 1 << 25])
+def test_row_products_elsewhere_are_those_on_a_cpu(monkeypatch, elements):
+    monkeypatch.setattr(operators, "_DOT_ELEMENTS", elements)
+    a, b = torch.randn(2, 2, 3, 37, 5)
+    found = operators._dots(a, b, torch.float64)
+    wanted = torch.stack(
+        [operators._dots_on_cpu(*pair, torch.float64) for pair in zip(a, b, strict=True)]
+    )
+    torch.testing.assert_close(found, wanted)
+
+
+def test_the_dense_path_returns_no_log_sum_exp():
+    with pytest.raises(KernelError, match='give "cpu"'):
+        sparse_attention(*inputs(), PATTERN, backend="dense", return_lse=True)
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference", "cpu"])

@@ -85,7 +85,8 @@ def test_steps_after_a_prefill(pattern, start):
 def test_half_precision_is_rounded_once(dtype):
     q, k, v = inputs(dtype)
     pattern = Merged(Local(9), Strided(6))
-    found = stepped(cache_for(pattern, dtype), q, k, v)
+    with torch.autocast("cpu", dtype):
+        found = stepped(cache_for(pattern, dtype), q, k, v)
     expected = whole(q, k, v, pattern)
     assert found.dtype == dtype
     assert (found.double() - expected).abs().max() <= torch.finfo(dtype).eps * expected.abs().max()
@@ -93,7 +94,8 @@ def test_half_precision_is_rounded_once(dtype):
 
 def test_products_beyond_float16_do_not_overflow():
     q, k, v = inputs(torch.float16)
-    found = stepped(cache_for(Local(9), torch.float16), q * 300, k * 300, v)
+    with torch.autocast("cpu", torch.float16):
+        found = stepped(cache_for(Local(9), torch.float16), q * 300, k * 300, v)
     assert found.isfinite().all()
 
 

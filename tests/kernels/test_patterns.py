@@ -149,6 +149,8 @@ def test_blocks_with_a_layout_for_each_head():
         (lambda: Columns(8, 9), "summary 9 does not fit in a block of stride 8"),
         (lambda: Columns(8, 3, sub_block=2), "sub_block 2 is not one of the 2"),
         (lambda: Merged(), "no patterns given"),
+        (lambda: Merged(64), "Merged: 64 is no pattern"),
+        (lambda: PerHead(Local(4), 3), "PerHead: 3 is no pattern"),
         (lambda: Merged(PerHead(Local(1))), r"give PerHead\(Merged"),
         (lambda: PerHead(PerHead(Local(1))), "PerHead inside"),
         (lambda: Blocks(((1, 0),), 4), "not square"),

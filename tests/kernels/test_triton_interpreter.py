@@ -36,6 +36,7 @@ PATTERNS = [
     Merged(Local(9), Strided(7), OwnBlock(13)),
     Merged(Local(70), Columns(40, 2), Dilated(3, 50)),
     Merged(Blocks(LAYOUT, 70), Strided(33)),
+    Merged(Blocks(LAYOUT, 70), Blocks(((0, 1, 0), (1, 0, 0), (0, 0, 1)), 70)),
 ]
 
 

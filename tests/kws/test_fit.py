@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from speechkit.kws.fit import DevSet, FitConfig, cut_windows, fit
+from speechkit.kws.fit import DevSet, FitConfig, _Training, cut_windows, fit
 from speechkit.kws.scenes import Material, SceneBatches, SceneConfig
 from speechkit.kws.spotter import Spotter
 from speechkit.kws.streams import keyword_streams, negative_streams
@@ -164,15 +164,16 @@ def test_a_worker_process_changes_nothing(tmp_path, uninterrupted):
     assert_equal(state_of(tmp_path)["state_dict"], state_of(uninterrupted[0])["state_dict"])
 
 
-def test_a_finished_run_is_not_trained_on(tmp_path, uninterrupted):
-    config = FitConfig(epochs=1, steps=3, workers=0, averaging=0.5, learning_rate=0.01)
-    first = train(tmp_path, config=config)
-    again = train(tmp_path, config=config, killed_at=3)
+def test_a_finished_run_is_not_trained_on(tmp_path):
+    whole = dataclasses.replace(CONFIG, drops=0)  # when rates drop depends on the epochs
+    config = dataclasses.replace(whole, epochs=1)
+    first = train(tmp_path / "a", config=config)
+    again = train(tmp_path / "a", config=config, killed_at=3)
     assert_equal(weights(again), weights(first))
-    assert len(log_of(tmp_path)) == 1
+    assert len(log_of(tmp_path / "a")) == 1
     # with more epochs allowed it goes on as if they always had been
-    longer = train(tmp_path)
-    assert_equal(weights(longer), weights(uninterrupted[1]))
+    longer = train(tmp_path / "a", config=whole)
+    assert_equal(weights(longer), weights(train(tmp_path / "b", config=whole)))
 
 
 def test_the_rate_drops_when_the_measure_stops_falling_and_then_training_ends(tmp_path):
@@ -186,6 +187,35 @@ def test_the_rate_drops_when_the_measure_stops_falling_and_then_training_ends(tm
     # and is over for good
     train(tmp_path, config=config, killed_at=7)
     assert len(log_of(tmp_path)) == 7
+
+
+def test_the_lower_rates_get_their_share_of_a_measure_that_keeps_falling(tmp_path):
+    config = FitConfig(
+        epochs=10, steps=1, workers=0, learning_rate=1e-12, drop=0.5, drops=2, patience=20
+    )
+    train(tmp_path, config=config)
+    rates = [line["learning_rate"] for line in log_of(tmp_path)]
+    assert rates == [1e-12] * 5 + [5e-13] * 2 + [2.5e-13] * 3
+
+
+def test_the_last_windows_without_a_keyword_are_the_hardest():
+    training = _Training(tiny_spotter(seed=4), CONFIG, seed=0)
+    batch = scenes()[2]
+    features, _ = training.spotter.frontend(batch.audio)
+    starts, targets = training._with_hardest(features, batch, 2)
+    assert training.spotter.training
+    kept = torch.ones(len(starts), dtype=torch.bool)
+    kept[batch.free] = False
+    assert 0 < len(batch.free) < len(starts)
+    assert torch.equal(starts[kept], batch.starts[kept])
+    assert torch.equal(starts[:, :-2], batch.starts[:, :-2])
+    training.spotter.eval()
+    for row, scene in enumerate(batch.free.tolist()):
+        windows = cut_windows(features[scene : scene + 1], batch.others[row : row + 1], 151)
+        scores = training.spotter.keyword_scores(windows)[:, 0]
+        best = batch.others[row, scores.argsort(descending=True)[:2]]
+        assert starts[scene, -2:].tolist() == best.tolist()
+        assert targets[scene].tolist() == [0, 0, 0]
 
 
 def test_the_dropped_rate_survives_a_kill(tmp_path):

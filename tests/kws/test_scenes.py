@@ -36,7 +36,7 @@ PLAIN = SceneConfig(
     noise_probability=0.0,
     rir_probability=0.0,
     gain_db=(0.0, 0.0),
-    speed=(1.0, 1.0),
+    speed_probability=0.0,
 )
 
 
@@ -51,8 +51,8 @@ def only_keywords(config=PLAIN, **changes):
 
 
 def assert_equal(some: Batch, other: Batch):
-    for name in ("audio", "starts", "targets"):
-        assert torch.equal(getattr(some, name), getattr(other, name))
+    for field in dataclasses.fields(Batch):
+        assert torch.equal(getattr(some, field.name), getattr(other, field.name))
 
 
 def windows_of(batch):
@@ -79,6 +79,47 @@ def test_shapes_and_types():
     )
     assert batch.starts.shape == batch.targets.shape == (5, 3)
     assert torch.isfinite(batch.audio).all()
+
+
+def test_windows_to_choose_from_lie_all_along_scenes_without_a_keyword():
+    dataset = batches(config=dataclasses.replace(PLAIN, scenes=8))
+    for step in range(10):
+        batch = dataset[step]
+        whole = [level_at(scene.numpy(), 2_000.0).max() > 1e-3 for scene in batch.audio]
+        assert batch.free.tolist() == [slot for slot, keyword in enumerate(whole) if not keyword]
+        assert batch.others.shape == batch.other_targets.shape == (len(batch.free), 8)
+        assert (batch.other_targets == BACKGROUND).all()
+        assert (batch.others * HOP >= samples(1.0)).all()
+        assert (batch.others * HOP + WINDOW <= samples(4.0)).all()
+        assert (batch.others.diff(dim=1) == 20).all()
+    none = batches(Material(positives=POSITIVES, negatives=[]), only_keywords())[0]
+    assert none.others.shape == none.other_targets.shape == (0, 8)
+
+
+def test_a_noise_may_give_way_to_another():
+    """One noise is a low tone, the other a high one: both are in a scene, but not at once."""
+    noises = [clip_of(tone(5.0, hz)) for hz in (500.0, 5_000.0)]
+    config = dataclasses.replace(
+        PLAIN,
+        positive_share=0.0,
+        noise_share=1.0,
+        noise_probability=1.0,
+        second_noise_probability=0.0,
+        babble_probability=0.0,
+        noise_speed=(1.0, 1.0),
+        snr_db=(0.0, 0.0),
+    )
+    material = Material(positives=POSITIVES, negatives=[], noises=noises)
+    for probability, most in ((0.0, 1), (1.0, 2)):
+        dataset = batches(
+            material, dataclasses.replace(config, noise_change_probability=probability)
+        )
+        kinds = set()
+        for scene in dataset[0].audio.numpy():
+            low, high = (level_at(scene, hz)[5:-5] > 1e-4 for hz in (500.0, 5_000.0))
+            assert (low & high).sum() <= 1  # the hop in which it changes
+            kinds.add(int(low.any()) + int(high.any()))
+        assert max(kinds) == most
 
 
 def test_a_batch_is_a_function_of_seed_and_step_alone():
@@ -271,7 +312,7 @@ def test_silent_material_gives_finite_scenes():
 @pytest.mark.parametrize("length_s", [1.49, 1.6, 3.0])
 def test_a_keyword_as_long_as_the_window_or_longer(length_s):
     material = Material(positives=[(clip_of(tone(length_s, 2_000.0)), KEYWORD)], negatives=[])
-    batch = batches(material, only_keywords(speed=(0.88, 1.12)))[0]
+    batch = batches(material, only_keywords(speed_probability=1.0))[0]
     assert (batch.targets[:, 1:] == KEYWORD).all()
 
 

@@ -127,6 +127,16 @@ def test_a_pause_inside_is_kept_and_a_distant_click_is_not():
     assert contains(energy_span(clicked), plain.start, plain.end, slack=320)
 
 
+def test_a_click_louder_than_the_word_is_not_the_word():
+    audio = white(64_000, level=3e-3, seed=3)
+    audio[30_000:38_000] += tone(8_000)
+    plain = energy_span(audio)
+    audio[2_000:3_000] += 4 * tone(1_000)
+    assert contains(energy_span(audio), plain.start, plain.end, slack=320)
+    # of clicks alone, the loudest
+    assert contains(energy_span(np.pad(tone(1_000), 8_000)), 8_000, 9_000, slack=800)
+
+
 def test_the_stretch_with_more_energy_is_taken():
     audio = np.zeros(64_000, np.float32)
     audio[5_000:8_000] = tone(3_000)

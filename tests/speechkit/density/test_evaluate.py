@@ -76,7 +76,8 @@ def test_spread_windows():
     corpus = periodic_corpus()
     windows = corpus.evaluation("valid", length=42)
     assert spread(windows) == list(range(12))
-    assert spread(windows, 3) == [0, 5, 11]
+    assert spread(windows, 3) == [1, 6, 11]
+    assert spread(windows, 1) == [1]
     assert spread(windows, 100) == list(range(12))
     with pytest.raises(RequestError, match="windows -1"):
         spread(windows, -1)

@@ -100,6 +100,10 @@ def test_folders_that_are_splits(tmp_path, rng):
 
 def test_given_validation_folders_are_taken(tmp_path, rng):
     pictures(tmp_path / "data" / "train", rng, 4)
+    pictures(tmp_path / "classes" / "train", rng, 4)
+    pictures(tmp_path / "classes" / "valley", rng, 4)
+    with pytest.raises(RequestError, match=r"4 of 8 pictures .* are in no folder of a split"):
+        read_images(tmp_path / "classes", ImageConfig(cache=tmp_path / "cache"))
     made = pictures(tmp_path / "data" / "valid", rng, 2)
     corpus = read_images(tmp_path / "data", ImageConfig(cache=tmp_path / "cache"))
     np.testing.assert_array_equal(rows_of(corpus, "valid"), made)
