@@ -29,7 +29,7 @@ class DetectionConfig:
     shift_s
         time between two windows (the paper: 0.1 s).
     smoothing_windows
-        scores are averaged over this many windows, 1 for none.
+        scores are averaged over this many windows, 1 for none (as in the paper).
     refractory_s
         scores above the threshold with gaps under this time are one detection.
     """
