@@ -79,7 +79,9 @@ class Calibration:
 def fit(confidence: Sequence[float], correct: Sequence[bool]) -> Calibration:
     """Fit a calibration on words that were not trained on.
 
-    Two numbers, unlike isotonic regression's steps, can be learnt from a few hundred words. Rising
+    Two numbers, unlike isotonic regression's steps, can be learnt from a few hundred words. Each
+    word counts as right or wrong to all but a share that so many words leave open (Platt 1999,
+    section 2.2), since words that confidence separates wholly would have no finite fit. Rising
     confidence never becomes falling: a fit that says so returns the share of right words for all.
 
     Raises
@@ -96,7 +98,13 @@ def fit(confidence: Sequence[float], correct: Sequence[bool]) -> Calibration:
             "wrong ones; give more recordings"
         )
     logits = _logit(np.asarray(confidence, dtype=float))[:, None]
-    fitted = LogisticRegression(C=np.inf, max_iter=1000).fit(logits, right)
+    rights, wrongs = int(right.sum()), int((~right).sum())
+    target = np.where(right, (rights + 1) / (rights + 2), 1 / (wrongs + 2))
+    fitted = LogisticRegression(C=np.inf, max_iter=1000).fit(
+        np.concatenate([logits, logits]),
+        np.repeat([True, False], len(right)),
+        sample_weight=np.concatenate([target, 1 - target]),
+    )
     slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
     if slope <= 0:
         return Calibration(0.0, float(_logit(np.array(right.mean()))))

@@ -6,6 +6,7 @@ Probabilities are natural logarithms here, and logarithms to base 10 in files. K
 
 import gzip
 import math
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,7 +186,7 @@ class _Reader:
                 return self._parse(self._numbered(file))
         except UnicodeDecodeError as error:
             raise self._error("is no UTF-8 text, so no ARPA file") from error
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise RequestError(f"{self.path}: cannot be read ({error})") from error
 
     def _numbered(self, file: TextIO) -> Iterator[str]:

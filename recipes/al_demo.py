@@ -88,6 +88,7 @@ def al_demo(*, out: Path, smoke: bool = False) -> None:
         evaluate=learner.evaluate,
         out=out / "runs",
         config=SimulationConfig(shares=SHARES, budget="seconds"),
+        settings=learner.settings(),
     )
     compare([out / "runs"], out=out / "report")
 

@@ -4,6 +4,7 @@ A row of the manifest names the frames ``offset : offset + frames`` of the array
 frames, 13) in feats.npz: cepstra at 100 frames a second. Any portion of that form is taken.
 """
 
+import hashlib
 import json
 import logging
 import zipfile
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from speechkit import manifests
 from speechkit.audio import SAMPLE_RATE
+from speechkit.claims import claim
 from speechkit.errors import JobError, RequestError
 
 logger = logging.getLogger(__name__)
@@ -72,13 +74,23 @@ def read(source: Path, out: Path) -> CutSet:
     Raises
     ------
     RequestError, JobError
-        as `prepare` and `manifests.read` do.
+        as `prepare` and `manifests.read` do, and if ``out`` holds another folder's cuts.
     """
     if not (source / "feats.npz").is_file():
         return manifests.read(source)
+    claim(out, {path.name: _digest(path) for path in _files(source)}, file="source.json")
     if not (out / manifests.CUTS_NAME).is_file():
         prepare(source, out)
     return manifests.read(out)
+
+
+def _files(source: Path) -> list[Path]:
+    return [path for name in ("manifest.jsonl", "feats.npz") if (path := source / name).is_file()]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _rows(manifest: Path) -> Iterator[tuple[str, Row]]:

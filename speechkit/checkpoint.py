@@ -54,7 +54,11 @@ def save_folder(
         if folder.exists():
             old = folder.with_name(f".old-{os.getpid()}-{folder.name}")
             os.replace(folder, old)
-            os.replace(fresh, folder)
+            try:
+                os.replace(fresh, folder)
+            except BaseException:
+                os.replace(old, folder)
+                raise
             shutil.rmtree(old)
         else:
             os.replace(fresh, folder)
@@ -133,7 +137,7 @@ def load_model(folder: Path | str) -> Any:
         raise RequestError(f"{folder}: loader {loader!r} is not a class of speechkit")
     module, _, name = loader.partition(":")
     try:
-        kind = getattr(importlib.import_module(module), name)
+        load = getattr(importlib.import_module(module), name).load
     except (ImportError, AttributeError) as error:
         raise RequestError(f"{folder}: loader {loader!r} is unknown here ({error})") from error
-    return kind.load(folder)
+    return load(folder)

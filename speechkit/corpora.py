@@ -9,6 +9,7 @@ from typing import Any
 from lhotse import CutSet
 
 from speechkit import an4, manifests, nemo
+from speechkit.claims import claim
 from speechkit.errors import RequestError
 from speechkit.synthetic import SyntheticConfig
 from speechkit.synthetic import prepare as prepare_synthetic
@@ -63,7 +64,11 @@ def prepare(
     if corpus == AN4:
         an4.prepare(root, out)  # its features are written, not left where they are
         return
-    write_splits(CORPORA[corpus](root), out)
+    splits = CORPORA[corpus](root)
+    if not splits:
+        raise RequestError(f"root {root}: holds no audio of {corpus}; give the unpacked corpus")
+    claim(out, {"corpus": corpus}, file="corpus.json")
+    write_splits(splits, out)
 
 
 def write_splits(splits: Splits, out: Path) -> None:
@@ -147,7 +152,7 @@ def prepare_rir_noises(root: Path) -> Splits:
     rows = {
         "sim_rir": [_row(path, root, IMPULSE_RESPONSE) for path in _waves(simulated)],
         "real_rir": [
-            _row(path, root, IMPULSE_RESPONSE) for path in _waves(real) if "rir" in path.stem
+            _row(path, root, IMPULSE_RESPONSE) for path in _waves(real) if "noise" not in path.stem
         ],
         "iso_noise": [_row(path, root, NOISE) for path in _waves(real) if "noise" in path.stem],
         "point_noise": [_row(path, root, NOISE) for path in _waves(point)],

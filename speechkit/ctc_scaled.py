@@ -3,10 +3,13 @@
 Additions take the place of logaddexp; every few frames the mass of each hypothesis is scaled to 1.
 States whose share is beyond the range of doubles are lost by that, and a hypothesis may live on
 them later. So each one is checked: forward times backward mass, summed over the states, must be
-p(y | x) at every frame. Those that fail are left to `ctc_lattice`, which computes in logarithms.
+p(y | x) at every frame, and more than all that may have been lost. Those that fail are left to
+`ctc_lattice`, which computes in logarithms.
 
 Shapes: B clips, T frames, V tokens, K hypotheses, L labels; F frames of a block. All is float64.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -17,6 +20,8 @@ from speechkit.ctc_lattice import Job, frame_blocks, repeated
 _SCALE_FRAMES = 4
 # shares below are dropped: products of them would be subnormal, whose arithmetic is slow
 _SMALLEST = 1e-200
+# nats by which p(y | x) must be above what may have been lost: a share of doubles' precision
+_MARGIN = 36.0
 # nats a frame by which p(y | x) may differ from frame to frame: more than rounding
 _TOLERANCE = 1e-11
 
@@ -86,6 +91,9 @@ def forward_backward(
     totals = scales.mean(0)
     # NaN, of hypotheses that cannot be or of no frames at all, is not below the bound
     certain = ((scales - totals).abs() <= _TOLERANCE * len(table)).all(0) & totals.isfinite()
+    # what is dropped of a mass of at most 1 can only become less, and frames and states are many
+    most_lost = math.log(_SMALLEST) + math.log(max(1, table.shape[0] * table.shape[1]))
+    certain &= totals > most_lost + _MARGIN
     _add(table, states.count, job, sums.where(certain, float("inf")), blank, occupied)
     return totals, certain
 

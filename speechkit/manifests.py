@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -270,7 +271,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Row]]:
                     yield number, row
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"{path}, line {number}: is no JSON ({error})") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise RequestError(f"{path}: cannot be read ({error})") from error
 
 

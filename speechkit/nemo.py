@@ -84,7 +84,10 @@ def _clip(row: Row, where: str, folder: Path) -> _Clip:
         raise RequestError(f"{where}: sample_rate {rate!r} must be a positive whole number")
     start = round((_seconds(row, "offset", where) or 0.0) * rate)
     length = frames - start if duration_s is None else round(duration_s * rate)
-    length = max(1, length)  # also of an empty or unreadable file, so that a data check can name it
+    if length < 1:
+        # an empty or unreadable file, which a data check is to name: as long as the row speaks of
+        bounds = (_seconds(row, name, where) or 0.0 for name in ("start", "end"))
+        length = 1 + round(max(bounds) * rate)
     return _Clip(
         audio=audio,
         file_id=_file_id(name, audio, folder),

@@ -55,6 +55,11 @@ def parse(
         values = parser.instantiate(parser.parse_args(_config_first(_underscored(arguments))))
     except ArgumentError as error:
         raise RequestError(f"{_message(error, parser)} (see `{prog} --help`)") from error
+    except (UnicodeDecodeError, TypeError) as error:
+        # jsonargparse's, of a file that is no text, or one value where a group of them belongs
+        raise RequestError(
+            f"--config: does not fit ({error}); see `{prog} --print-config`"
+        ) from error
     return {
         name: dataclasses.replace(
             parameter.default, **{f.name: values[f.name] for f in fields(parameter.default)}

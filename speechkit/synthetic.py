@@ -314,7 +314,9 @@ def _babble(crowd: Voices, keywords: Iterable[str], generator: Any) -> Audio:
     keywords = list(keywords)
     speech = []
     for _ in range(int(generator.integers(*_BABBLE_SPEAKERS))):
-        texts = without([sentence(generator) for _ in range(4)], keywords)
+        texts: list[str] = []
+        while not texts:  # all of them may hold a keyword
+            texts = without([sentence(generator) for _ in range(4)], keywords)
         speech.append(speak(" ".join(texts), crowd.draw(generator)).audio)
     return babble(speech, _NOISE_S, generator)
 

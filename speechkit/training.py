@@ -15,6 +15,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from speechkit.errors import JobError
+from speechkit.files import write_text
 
 _PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -110,4 +111,4 @@ def rewind_log(trainer: lightning.Trainer, out: Path) -> None:
         return
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
     kept = [line for line in lines if json.loads(line)["step"] <= trainer.global_step]
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    write_text(path, "".join(f"{line}\n" for line in kept))

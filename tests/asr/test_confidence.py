@@ -38,6 +38,15 @@ def test_an_overconfident_system_is_calibrated(rng):
     assert after.normalised_cross_entropy > max(before.normalised_cross_entropy, 0.2)
 
 
+def test_words_that_confidence_separates_wholly_leave_room_for_doubt():
+    calibration = fit([0.9] * 50 + [0.3], [True] * 50 + [False])
+    assert 0.9 < calibration(0.9) < 0.99
+    assert 0.3 < calibration(0.3) < 0.7
+    few = fit([0.9, 0.8], [True, False])
+    assert few(0.8) == pytest.approx(1 / 3, abs=0.01)
+    assert few(0.9) == pytest.approx(2 / 3, abs=0.01)
+
+
 def test_confidence_that_misleads_becomes_the_share_of_right_words():
     confidence = np.linspace(0, 1, 101)
     calibration = fit(confidence, confidence < 0.3)

@@ -35,11 +35,14 @@ def portion(root, rows, array=None, key="mfc"):
     return array
 
 
-def test_a_portion_is_prepared_once_and_a_manifest_taken_as_it_is(tmp_path):
+def test_a_portion_is_prepared_once_and_a_manifest_taken_as_it_is(tmp_path, monkeypatch):
     portion(tmp_path / "in", rows())
     ids = list(an4.read(tmp_path / "in", tmp_path / "cuts").ids)
-    (tmp_path / "in" / "manifest.jsonl").unlink()
+    monkeypatch.setattr(an4, "prepare", None)
     assert list(an4.read(tmp_path / "in", tmp_path / "cuts").ids) == ids
+    portion(tmp_path / "other", rows()[:2])
+    with pytest.raises(RequestError, match="holds a run with other settings or data"):
+        an4.read(tmp_path / "other", tmp_path / "cuts")
     assert list(an4.read(tmp_path / "cuts", tmp_path / "unused").ids) == ids
     assert not (tmp_path / "unused").exists()
 

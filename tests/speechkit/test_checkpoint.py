@@ -146,7 +146,9 @@ def test_loaders_outside_our_packages_are_refused_unimported(tmp_path, monkeypat
     assert imported == []
 
 
-@pytest.mark.parametrize("loader", ["speechkit.nowhere:Class", "speechkit.reports:Nothing"])
+@pytest.mark.parametrize(
+    "loader", ["speechkit.nowhere:Class", "speechkit.reports:Nothing", "speechkit.errors:JobError"]
+)
 def test_loaders_that_are_not_there_are_refused(tmp_path, loader):
     folder = save(tmp_path / "model", loader=loader)
     with pytest.raises(RequestError, match="is unknown here"):

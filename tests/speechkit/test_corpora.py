@@ -115,6 +115,17 @@ def test_rir_noises(tmp_path):
     assert len(splits["sim_rir"]) == 2
 
 
+def test_a_corpus_without_audio_and_a_folder_of_another_corpus_are_refused(tmp_path):
+    for part in ("music", "speech", "noise"):
+        (tmp_path / "musan" / part).mkdir(parents=True)
+    with pytest.raises(RequestError, match="holds no audio of musan"):
+        corpora.prepare("musan", root=tmp_path / "musan", out=tmp_path / "out")
+    root = speech_commands(tmp_path / "gsc")
+    corpora.prepare("speech_commands", root=root, out=tmp_path / "out")
+    with pytest.raises(RequestError, match="holds a run with other settings or data: corpus"):
+        corpora.prepare("keyword_folders", root=root, out=tmp_path / "out")
+
+
 def test_synthetic_is_delegated(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(

@@ -160,6 +160,21 @@ def test_probabilities_equal_logarithms_where_they_are_certain(data):
     torch.testing.assert_close(ctc.occupancies(z, ys), exact.transpose(0, 1), rtol=0, atol=1e-9)
 
 
+def test_paths_that_were_dropped_early_and_count_later_are_computed_in_logarithms():
+    """All that is left of the mass at the end comes from what was 1e-250 of it on the way."""
+    names = [0] * 24 + [21] * 46 + list(range(1, 21)) + [21] * 4 + [22]
+    z = torch.full((len(names), 23), -26.0).double()
+    z[24:70] = -80.0
+    z[24:70, 0] = -26.0
+    z[torch.arange(len(names)), names] = 0.0
+    y = [*range(1, 21), 21, 22]
+    result = ctc.logit_gradients(z, [y])
+    assert result.log_likelihood.item() == pytest.approx(-torch_loss(z, [y]).item(), rel=1e-9)
+    assert result.log_likelihood.item() == pytest.approx(
+        ctc.log_likelihood(z, [y]).item(), rel=1e-12
+    )
+
+
 def test_a_hypothesis_beyond_the_range_of_doubles_is_computed_in_logarithms():
     z = torch.zeros(60, 3).double()
     z[:, 0] = 200.0  # 40 labels cost 8,000 nats

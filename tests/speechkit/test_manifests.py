@@ -159,6 +159,27 @@ def test_missing_numbers_come_from_the_header(tmp_path):
     assert (cut.num_samples, cut.sampling_rate) == (12345, 8000)
 
 
+def test_a_missing_file_whose_row_bounds_the_speech_does_not_break_reading(tmp_path):
+    rows = [{"audio_filepath": "gone.wav", "text": "a", "start": 0.5, "end": 1.0}]
+    (tmp_path / "m.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    (cut,) = manifests.read(tmp_path / "m.jsonl")
+    assert (cut.supervisions[0].start, cut.supervisions[0].end) == (0.5, 1.0)
+
+
+def test_a_damaged_gzip_is_named(tmp_path):
+    rng = np.random.default_rng(0)
+    text = "".join(
+        json.dumps({"audio_filepath": f"{n}.wav"}) + "\n" for n in rng.integers(1e9, size=200)
+    )
+    whole = gzip.compress(text.encode())
+    for _ in range(20):
+        damaged = bytearray(whole)
+        damaged[int(rng.integers(12, len(whole) - 10))] ^= 0xFF
+        (tmp_path / "m.jsonl.gz").write_bytes(bytes(damaged))
+        with pytest.raises(RequestError, match=r"m\.jsonl\.gz"):
+            list(manifests._rows(tmp_path / "m.jsonl.gz"))
+
+
 def test_broken_audio_does_not_break_reading(tmp_path):
     path = nemo(tmp_path, {"audio_filepath": "gone.wav"}, {"audio_filepath": "bad.wav"}, row())
     (tmp_path / "set/bad.wav").write_bytes(b"not audio")
