@@ -34,6 +34,7 @@ AUDIO_FOLDER = "audio"
 TASKS_NAME = "tasks.json"
 _MANIFEST_NAME = "manifest.jsonl"
 _CLAIM = "export.json"
+_NO_ID = "(none)"
 
 Given = list[tuple[str | None, list[Annotation]]]
 
@@ -133,8 +134,10 @@ def import_labels(
     write_report(out, report, _markdown(report))
     for annotation in rejected:
         logger.warning("%s: rejected: %s", annotation.id, annotation.detail)
-    if unknown:
-        logger.warning("%d ids are not in the selection (%s)", len(unknown), unknown[0])
+    if nameless := unknown.count(_NO_ID):
+        logger.warning('%d rows have no id; keep the "id" that `al export` wrote', nameless)
+    if strange := [id_ for id_ in unknown if id_ != _NO_ID]:
+        logger.warning("%d ids are not in the selection (%s)", len(strange), strange[0])
     logger.info("%s: %s", out, ", ".join(f"{n} {state}" for state, n in states.items() if n))
     return 1 if rejected or unknown else 0
 
@@ -178,7 +181,7 @@ def _match(
             # of rows without times, the later one counts as newer
             found[id_] = [a for a in checked if a.status != "unlabelled"] + found[id_]
         else:
-            unknown.append("(none)" if id_ is None else id_)
+            unknown.append(_NO_ID if id_ is None else id_)
     return found, unknown
 
 

@@ -57,8 +57,10 @@ def score(
     out
         a folder; the scores go to model=HASH/config=HASH in it, as Parquet.
     strategy
-        names, with parameters after a colon: egl,entropy or "egl:weights=raw,k=100"; egl if not
-        given.
+        names, with parameters after a colon, such as egl,entropy or "egl:weights=raw,k=100"; egl if
+        not given. Of any model: egl, entropy, margin, confidence, random, longest, shortest; of a
+        recogniser besides: cascade, confidence_per_token, entropy_sum, pctc, dropout, committee,
+        embedding, true_gradient, true_errors.
     engine
         local: this process; torchrun: the processes that it started; ray: actors of Ray.
     actors

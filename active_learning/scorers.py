@@ -116,7 +116,9 @@ def _parse(text: str, table: Mapping[str, Build], seed: int) -> Strategy:
     if name not in table:
         close = difflib.get_close_matches(name, table, n=1)
         hint = "".join(f"did you mean {candidate}? " for candidate in close)
-        raise RequestError(f"strategy {name!r}: {hint}there are {', '.join(sorted(table))}")
+        there = ", ".join(sorted([*table, "cascade"] if table is RECOGNISER else table))
+        model = "a recogniser" if table is RECOGNISER else "a keyword spotter"
+        raise RequestError(f"strategy {name!r}: {hint}of {model} there are {there}")
     build = table[name]
     kind = build.func if isinstance(build, partial) else build
     hints = _settable(kind)

@@ -172,7 +172,8 @@ def run(
     Parameters
     ----------
     learner
-        package.module:name within speechkit, with the functions fit and evaluate.
+        speechkit.asr.learner:RECOGNISER, speechkit.kws.learner:SPOTTER, or another
+        package.module:name within speechkit with the functions fit and evaluate.
     base, pool, test
         manifests, or folders with one: labelled clips to begin with, clips to choose from, clips
         to measure on.
@@ -202,7 +203,8 @@ def run(
             "data": [manifests.fingerprint(part) for part in (parts.base, parts.pool, parts.test)],
         },
     )
-    logger.info("%s: %d rows; next: speechkit al compare %s", out, len(rows), out)
+    report = out / "report"
+    logger.info("%d rows; next: speechkit al compare %s --out %s", len(rows), out, report)
 
 
 def load_learner(target: str) -> Any:

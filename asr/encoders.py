@@ -50,8 +50,9 @@ class SparseConfig:
         blocks of the Sparse Transformer, their width, attention heads, and the width of the
         feed-forward layers in widths.
     patterns
-        what layers attend to, in turn, such as ``Dense()``, ``Local(64)``, ``Strided(32)``,
-        ``Fixed(64, 8)``, or ``["Local(64)", "Dense()"]`` for every other layer.
+        a list of what layers attend to, in turn: ``["Local(64)"]`` for all of them, or
+        ``["Local(64)", "Dense()"]`` for every other one; there are Dense(), Local(64), Strided(32),
+        Fixed(64, 8), Merged(Local(64), Strided(64)) and more.
     convolution
         kernel of the depthwise convolution in each block, in frames; 0 for none.
     dropout

@@ -61,7 +61,8 @@ class TrainConfig:
     alphabet
         characters to know beside those of the training texts: later labels may hold them.
     frontend
-        for cuts without features of their own.
+        type and settings of the front-end (logmel, mfcc or pcen) for cuts without features of their
+        own, such as {"type": "logmel", "mels": 80}.
     max_unknown
         share of characters outside the tokenizer that is borne (with `init`, or on dev).
     """
@@ -195,7 +196,7 @@ def set_aside(cuts: Sequence[Cut], *, seed: int) -> tuple[list[Cut], list[Cut]]:
     """
     if len(cuts) < _DEV_FOLDS:
         raise RequestError(
-            f"{len(cuts)} cuts: too few to set a dev set aside; give {_DEV_FOLDS}, or dev"
+            f"{len(cuts)} cuts: too few to set a dev set aside; give {_DEV_FOLDS} or more, or --dev"
         )
     folds = manifests.folds(cuts, _DEV_FOLDS, seed=seed)
     sizes = Counter(folds.of.values())

@@ -158,6 +158,8 @@ def _transcribe(transcriber: Transcriber, source: str, rate: int) -> tuple[Hypot
 
 def _standard_input() -> Audio:
     data = sys.stdin.buffer.read()
+    if not data:
+        raise AudioError("standard input: is empty; give raw 16-bit mono PCM")
     if data.startswith(_HEADERS):
         raise AudioError(
             "standard input: is a file with a header; give raw 16-bit PCM, or the file by its name"

@@ -52,6 +52,8 @@ def detect(
     if threshold is not None:
         keywords = detector.spotter.keywords
         detector = Detector(detector.spotter, thresholds=dict.fromkeys(keywords, threshold))
+    else:
+        _warn_of_thresholds(detector)
     pieces = _standard_input(rate) if file == "-" else chunks(file, chunk_s=_FILE_CHUNK_S)
     for detection in listen_to(detector, pieces):
         line = (
@@ -61,6 +63,13 @@ def detect(
         )
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
+
+
+def _warn_of_thresholds(detector: Detector) -> None:
+    spotter = detector.spotter
+    if unset := sorted(set(spotter.keywords) - spotter.config.thresholds.keys()):
+        names = ", ".join(unset)
+        logger.warning("%s: no threshold was frozen, so 0.5 is used; see --threshold", names)
 
 
 def listen_to(detector: Detector, pieces: Iterator[tuple[Audio, int]]) -> Iterator[Detection]:

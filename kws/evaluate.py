@@ -194,20 +194,25 @@ def _background_notes(hours: float | None) -> list[str]:
 
 
 def log_headline(rows: Sequence[dict[str, object]], out: Path) -> None:
-    """Log a line for each operating point, the frozen threshold's where there is one."""
+    """Log what the frozen threshold gives in each condition; without one, a line for each target.
+
+    A frozen threshold is one for all targets: its false alarms are as they come.
+    """
+    seen = set()
     has_dev = {row["keyword"] for row in rows if row["threshold_from"] == "dev"}
     for row in rows:
-        if row["threshold_from"] == ("dev" if row["keyword"] in has_dev else "eval"):
+        where = row["keyword"], row["condition"]
+        name = f"{where[0]}, {where[1] if where[1] == CLEAN else f'{where[1]} dB'}"
+        if row["keyword"] not in has_dev:
             frr = "not reached" if row["frr"] is None else f"{row['frr']:.2%}"
-            alarms = "" if row["frr"] is None else f"; here {row['measured_fa_per_hour']:.2f}"
+            target, status = row["fa_per_hour"], row["status"]
+            logger.info("%s: FRR %s at %g FA/hour (%s)", name, frr, target, status)
+        elif row["threshold_from"] == "dev" and row["frr"] is not None and where not in seen:
+            seen.add(where)
             logger.info(
-                "%s, %s: FRR %s at %g FA/hour (threshold from %s, %s%s)",
-                row["keyword"],
-                row["condition"],
-                frr,
-                row["fa_per_hour"],
-                row["threshold_from"],
-                row["status"],
-                alarms,
+                "%s: FRR %.2f%% with %.2f false alarms an hour (threshold frozen on dev)",
+                name,
+                100 * float(str(row["frr"])),
+                row["measured_fa_per_hour"],
             )
     logger.info("report: %s", out / "report.md")

@@ -7,6 +7,7 @@ from lhotse.cut import Cut
 from lhotse.supervision import SupervisionSegment
 
 from speechkit import manifests
+from speechkit.errors import RequestError
 from speechkit.kws.clips import load_clips
 from speechkit.kws.detector import Detector
 from speechkit.kws.mining import CONTEXT_S, Alarm, find_alarms
@@ -43,6 +44,8 @@ def mine(
     least_score, most
         what counts as an alarm, and how many to keep for each keyword, the highest first.
     """
+    if not 0 <= least_score <= 1 or most < 1:
+        raise RequestError(f"least_score {least_score}, most {most}: give 0 to 1, and at least 1")
     detector = Detector.load(model)
     selection = select(list(detector.spotter.keywords), positives=[], negatives=negatives)
     loaded = load_clips(selection.negatives, what="negatives")

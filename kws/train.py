@@ -55,6 +55,9 @@ class TrainConfig:
     ----------
     network
         the paper's CRNN or its CNN baseline.
+    frontend
+        type and settings of the front-end (pcen, logmel or mfcc), such as
+        {"type": "logmel", "mels": 40}.
     classes
         "keywords": one class for everything else; "unknown-silence": two, for other words and for
         none, as in the 12-class task of Speech Commands.

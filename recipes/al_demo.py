@@ -97,11 +97,10 @@ def al_demo(*, out: Path, smoke: bool = False) -> None:
     manifests.write(split.pool, pool)
     evaluate(model=model, cuts=[out / "strings" / "test"], out=out / "before")
     score(pool, model=model, strategy=list(SCORERS), out=out / "scores")
-    config = ScoringConfig()
     scores = scores_folder(
         out / "scores",
         model_sha=model_digest(model),
-        config_sha=config_digest(list(SCORERS), config),
+        config_sha=config_digest(list(SCORERS), ScoringConfig()),
     )
     select(scores, cuts=pool, budget=BUDGET, out=out / "selection")
     print("word error rate on voices that were never heard:")

@@ -7,7 +7,7 @@ r"""Long audio: training steps of sparse and dense encoders, and an hour transcr
 The clips of --cuts are joined, and joined again in another order, until the recording is as long
 as wanted: give clips that the models were not trained on. Each model transcribes it in one pass, in
 chunks, and clip by clip. Every row is measured in a process of its own and stopped at
---config.limits; run again, the command goes on where it was interrupted.
+--limits.seconds and --limits.gib; run again, the command goes on where it was interrupted.
 """
 
 import sys

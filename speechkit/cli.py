@@ -6,12 +6,14 @@ a machine that detects keywords does not load what trains them.
 
 import difflib
 import importlib
+import inspect
 import logging
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from pathlib import Path
 
 from speechkit import __version__
 from speechkit.errors import RequestError, SpeechkitError
@@ -148,6 +150,8 @@ def run_recipe(function: Callable[..., int | None], argv: Sequence[str] | None =
     """Run a recipe's function as a verb of its own; return the exit status as `main` does."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     _configure_logging(quiet=False)
+    if {"-h", "--help"} & set(arguments):
+        print(inspect.getdoc(sys.modules[function.__module__]), end="\n\n")
     return _guarded(lambda: _call(function, arguments, prog=os.path.basename(sys.argv[0])))
 
 
@@ -216,7 +220,18 @@ def _call(
 ) -> int:
     from speechkit import options  # the parser would double the time of the help above
 
-    return function(**options.parse(function, arguments, prog=prog, positional=positional)) or 0
+    values = options.parse(function, arguments, prog=prog, positional=positional)
+    _require_folder(values.get("out"))
+    return function(**values) or 0
+
+
+def _require_folder(out: object) -> None:
+    """Refuse an ``--out`` that nothing could be written to, before any work."""
+    if not isinstance(out, Path):
+        return
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise RequestError(f"--out {out}: {there} is no folder to write to; give another")
 
 
 def _known(name: str, known: Collection[str], what: str) -> str:

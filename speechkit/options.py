@@ -132,8 +132,11 @@ def _parameter_docs(documented: Callable[..., Any], prefix: str = "") -> Iterato
     """Yield (parameter, what its docstring says), into configuration dataclasses too."""
     for described in getattr(documented, "__mro__", (documented,))[::-1]:
         for entry in docstring_parser.parse(described.__doc__ or "").params:
-            for name in entry.arg_name.split(","):
-                yield prefix + name.strip(), entry.description or ""
+            names = entry.arg_name.split(",")
+            # of options that are explained together, the order says which is which
+            head = f"{entry.arg_name}: " if len(names) > 1 else ""
+            for name in names:
+                yield prefix + name.strip(), head + (entry.description or "")
     for name, hint in get_type_hints(documented).items():
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             yield from _parameter_docs(hint, prefix if name == _FLAT else f"{prefix}{name}.")
@@ -168,6 +171,9 @@ def _message(error: ArgumentError, parser: _Parser) -> str:
     """Return the parser's complaint as one line, with the nearest option where one is unknown."""
     text = re.sub(r'Parser key "([^"]+)"', r"--\1", " ".join(str(error).split()))
     text = _as_typed(text).replace("Expected a tuple", "Expected a list such as [1,2]")
+    text = re.sub(r"Expected a Literal\[([^\]]+)\]", r"Give one of \1", text)
+    if re.search(r"unrecognized arguments: (-q|--quiet)\b", text):
+        return f"{text}; it goes before the group: speechkit -q ..."
     options = {_as_typed(option) for option in parser._option_string_actions}
     if unknown := re.search(r"unrecognized arguments:.*?(--[\w.-]+)", text):
         close = difflib.get_close_matches(unknown[1], options, n=1)

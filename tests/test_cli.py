@@ -1,3 +1,5 @@
+"""The command line: groups, verbs, options, errors and exit statuses."""
+
 import logging
 import os
 import subprocess
@@ -158,7 +160,7 @@ def test_the_printed_configuration_can_be_read_back(tmp_path, capsys):
         ([*REQUIRED, "--scene.snr_d", "3"], "did you mean --scene.snr-db?"),
         ([*REQUIRED, "--fa_per_hour", "x"], "--fa-per-hour: Expected a float. Got value: x"),
         ([*REQUIRED, "--gains", "1", "x"], "--gains element 2: Expected a float"),
-        ([*REQUIRED, "--mode", "slow"], "Literal['fast', 'exact']. Got value: slow"),
+        ([*REQUIRED, "--mode", "slow"], "--mode: Give one of 'fast', 'exact'. Got value: slow"),
         ([*REQUIRED, "--scene.snr-db", "3"], "--scene.snr-db: Expected a list such as [1,2]"),
         ([*REQUIRED, "--scene.length-s", "0.5"], "length_s 0.5: give more than warmup_s"),
         ([*REQUIRED, "more"], "unrecognized arguments: more"),
@@ -185,10 +187,11 @@ def test_the_help_shows_docstring_types_and_dashes(capsys):
     assert text.startswith("usage: speechkit kws train CORPUS [options]")
     assert "It takes 100% of the time." in text
     assert "manifests with keywords (100%). (required, type: Path)" in text
-    assert "--fa-per-hour FA_PER_HOUR explained together. (type: float, default: 1.0)" in text
-    assert "--mode {fast,exact} explained together." in text
+    together = "fa_per_hour, mode: explained together."
+    assert f"--fa-per-hour FA_PER_HOUR {together} (type: float, default: 1.0)" in text
+    assert f"--mode {{fast,exact}} {together}" in text
     assert "--big, --no-big" in text
-    assert "--scene.warmup-s WARMUP_S audio in all, and before." in text
+    assert "--scene.warmup-s WARMUP_S length_s, warmup_s: audio in all, and before." in text
     assert "the seed, inherited." in text
 
 
@@ -315,7 +318,7 @@ def test_a_traceback_can_be_asked_for(verb, monkeypatch):
         cli.main(["test", "run"])
 
 
-def test_a_recipe_runs_like_a_verb(capsys, monkeypatch):
+def test_a_recipe_runs_like_a_verb(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["recipes/demo.py"])
 
     def recipe(*, out: Path, clips: int = 10) -> int:
@@ -328,7 +331,12 @@ def test_a_recipe_runs_like_a_verb(capsys, monkeypatch):
     assert cli.run_recipe(recipe, ["--out", "o", "--clips=0"]) == 2
     assert capsys.readouterr().err == "speechkit: error: clips 0: give at least 1\n"
     assert cli.run_recipe(recipe, ["--help"]) == 0
-    assert capsys.readouterr().out.startswith("usage: demo.py [options]")
+    about, _, usage = capsys.readouterr().out.partition("\n\n")
+    assert about == __doc__
+    assert usage.startswith("usage: demo.py [options]")
+    (tmp_path / "file").touch()
+    assert cli.run_recipe(recipe, ["--out", str(tmp_path / "file" / "o")]) == 2
+    assert "file is no folder to write to; give another" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
