@@ -137,7 +137,7 @@ def import_labels(
     if nameless := unknown.count(_NO_ID):
         logger.warning('%d rows have no id; keep the "id" that `al export` wrote', nameless)
     if strange := [id_ for id_ in unknown if id_ != _NO_ID]:
-        logger.warning("%d ids are not in the selection (%s)", len(strange), strange[0])
+        logger.warning("%d ids are not in the selection (%r)", len(strange), strange[0])
     logger.info("%s: %s", out, ", ".join(f"{n} {state}" for state, n in states.items() if n))
     return 1 if rejected or unknown else 0
 
