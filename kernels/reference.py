@@ -23,28 +23,16 @@ def attention(
     by autograd. A query without keys has output 0, log-sum-exp -inf and no gradients.
     """
     with without_autocast(q):
-        return _attention(q, k, v, pattern, causal, scale, key_lengths)
-
-
-def _attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pattern: Pattern,
-    causal: bool,
-    scale: float,
-    key_lengths: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    dtype = statistics_type(q)
-    heads, length = q.shape[1:3]
-    visible = pattern.mask(length, causal=causal, heads=heads, device=q.device)[None]
-    if key_lengths is not None:
-        key = torch.arange(length, device=q.device)
-        visible = visible & (key < key_lengths.to(q.device)[:, None])[:, None, None, :]
-    scores = q.to(dtype) @ k.to(dtype).transpose(-1, -2) * scale
-    scores = scores.masked_fill(~visible, -torch.inf)
-    # a row of -inf alone would make NaN of its gradient: such rows get a score that is then dropped
-    empty = ~visible.any(-1, keepdim=True)
-    weights = scores.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
-    lse = scores.masked_fill(empty, 0.0).logsumexp(-1).masked_fill(empty[..., 0], -torch.inf)
-    return (weights @ v.to(dtype)).to(q.dtype), lse
+        dtype = statistics_type(q)
+        heads, length = q.shape[1:3]
+        visible = pattern.mask(length, causal=causal, heads=heads, device=q.device)[None]
+        if key_lengths is not None:
+            key = torch.arange(length, device=q.device)
+            visible = visible & (key < key_lengths.to(q.device)[:, None])[:, None, None, :]
+        scores = q.to(dtype) @ k.to(dtype).transpose(-1, -2) * scale
+        scores = scores.masked_fill(~visible, -torch.inf)
+        # a row of -inf alone would make NaN of its gradient: such rows get a score that is then dropped
+        empty = ~visible.any(-1, keepdim=True)
+        weights = scores.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
+        lse = scores.masked_fill(empty, 0.0).logsumexp(-1).masked_fill(empty[..., 0], -torch.inf)
+        return (weights @ v.to(dtype)).to(q.dtype), lse
