@@ -31,7 +31,7 @@ def attention(
             visible = visible & (key < key_lengths.to(q.device)[:, None])[:, None, None, :]
         scores = q.to(dtype) @ k.to(dtype).transpose(-1, -2) * scale
         scores = scores.masked_fill(~visible, -torch.inf)
-        # a row of -inf alone would make NaN of its gradient: such rows get a score that is then dropped
+        # a row of -inf alone would make NaN of its gradient: it gets a score that is then dropped
         empty = ~visible.any(-1, keepdim=True)
         weights = scores.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
         lse = scores.masked_fill(empty, 0.0).logsumexp(-1).masked_fill(empty[..., 0], -torch.inf)
