@@ -131,6 +131,7 @@ def retrain(
         manifests: what it was trained on, what to measure on.
     """
     # a clip that was labelled again counts once, as it was labelled last
+    # a clip that was labelled again counts once, as it was labelled last
     known = [cut for path in labelled for cut in manifests.read(path, allow_empty=True)]
     training = list({cut.id: cut for cut in [*known, *take_back(labels, out=out)]}.values())
     retrained = out / _RETRAINED_FOLDER / manifests.fingerprint(training)

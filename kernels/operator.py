@@ -186,7 +186,7 @@ def _forward(
         )
     else:
         output, lse = dense.forward(
-            q, k, wide_v, pattern, causal=causal, scale=scale, key_bias=_dense_bias(key_lengths, q)
+            q, k, wide_v, pattern, causal=causal, scale=scale, key_bias=_length_bias(key_lengths, q)
         )
     return output[..., : v.shape[-1]], lse
 
@@ -216,7 +216,7 @@ def _backward(
             gradient, q, k, v, lse, delta, parts(pattern), key_lengths=lengths, **options
         )
     else:
-        bias = _dense_bias(key_lengths, q)
+        bias = _length_bias(key_lengths, q)
         output = _widened(output, max(sizes))
         dq, dk, dv = dense.backward(
             gradient, q, k, v, output, lse, pattern, key_bias=bias, **options
@@ -300,12 +300,12 @@ def _each(key_lengths: Tensor | None, q: Tensor) -> Tensor | None:
 
 
 def _key_bias(key_lengths: Tensor | None, q: Tensor) -> Tensor | None:
-    """Return (X, T): 0 for keys that count, -inf for those beyond the length; None if all count."""
-    return _dense_bias(_each(key_lengths, q), q)
+    """Return the bias of `_length_bias` for each of X sequences (X, T)."""
+    return _length_bias(_each(key_lengths, q), q)
 
 
-def _dense_bias(lengths: Tensor | None, q: Tensor) -> Tensor | None:
-    """Return the same for each of some lengths."""
+def _length_bias(lengths: Tensor | None, q: Tensor) -> Tensor | None:
+    """Return (L, T) for lengths (L,): 0 for keys that count, -inf for others; None if all count."""
     if lengths is None or bool((lengths >= q.shape[1]).all()):
         return None
     padding = torch.arange(q.shape[1], device=q.device) >= lengths[:, None]

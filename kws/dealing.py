@@ -1,5 +1,6 @@
 """Dealing clips to folds, so that each fold has its part of every keyword and of the negatives."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -11,6 +12,8 @@ from speechkit.manifests import fold_order, speaker_of
 NEGATIVES = "the negatives"
 
 Kinds = Mapping[str, Sequence[Cut]]
+# what is dealt as one: whether it is a speaker, and its name
+_Group = tuple[bool, str]
 
 
 def deal(
@@ -27,27 +30,18 @@ def deal(
     kinds
         clips by kind: those of a keyword, or the negatives; what is scarce goes first.
     """
-    clips = {cut.id: cut for cuts in kinds.values() for cut in cuts}
-    group_of = {id_: _group(cut, by) for id_, cut in clips.items()}
-    members: dict[tuple[bool, str], list[str]] = {}
-    for id_, group in group_of.items():
-        members.setdefault(group, []).append(id_)
-    fold_of: dict[str, int] = {}
+    group_of = {cut.id: _group(cut, by) for cuts in kinds.values() for cut in cuts}
+    fold_of_group: dict[_Group, int] = {}
     for cuts in kinds.values():
-        own = [cut.id for cut in cuts]
+        own = Counter(group_of[cut.id] for cut in cuts)
         sizes = [0] * count
-        for id_ in own:
-            if id_ in fold_of:
-                sizes[fold_of[id_]] += 1
-        open_groups: dict[tuple[bool, str], int] = {}
-        for id_ in own:
-            if id_ not in fold_of:
-                open_groups[group_of[id_]] = open_groups.get(group_of[id_], 0) + 1
-        for group in sorted(open_groups, key=lambda group: fold_order(seed, group[1])):
-            fold = sizes.index(min(sizes))
-            sizes[fold] += open_groups[group]
-            fold_of.update(dict.fromkeys(members[group], fold))
-    return fold_of
+        for group in own.keys() & fold_of_group.keys():
+            sizes[fold_of_group[group]] += own[group]
+        left = own.keys() - fold_of_group.keys()
+        for group in sorted(left, key=lambda group: (fold_order(seed, group[1]), group)):
+            fold_of_group[group] = sizes.index(min(sizes))
+            sizes[fold_of_group[group]] += own[group]
+    return {id_: fold_of_group[group] for id_, group in group_of.items()}
 
 
 def require_all(kinds: Kinds, fold_of: Mapping[str, int], folds: Iterable[int]) -> None:
@@ -68,7 +62,6 @@ def require_all(kinds: Kinds, fold_of: Mapping[str, int], folds: Iterable[int]) 
                 )
 
 
-def _group(cut: Cut, by: Literal["speaker", "clip"]) -> tuple[bool, str]:
-    """Return what is dealt as one: whether it is a speaker, and its name."""
+def _group(cut: Cut, by: Literal["speaker", "clip"]) -> _Group:
     speaker = speaker_of(cut) if by == "speaker" else None
     return (True, speaker) if speaker else (False, cut.id)
