@@ -1,16 +1,19 @@
 """``speechkit kws mine``: find what a model takes for its keyword, as a manifest to train with."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
+from lhotse.audio import Recording
 from lhotse.cut import Cut
 from lhotse.supervision import SupervisionSegment
 
 from speechkit import manifests
+from speechkit.audio import SAMPLE_RATE, write_wav
 from speechkit.errors import RequestError
 from speechkit.kws.clips import load_clips
 from speechkit.kws.detector import Detector
-from speechkit.kws.mining import CONTEXT_S, Alarm, find_alarms
+from speechkit.kws.mining import Alarm, find_alarms
 from speechkit.kws.rows import AMID
 from speechkit.kws.select import select
 
@@ -27,7 +30,7 @@ def mine(
     most: int = 500,
     seed: int = 0,
 ) -> None:
-    """Write the false alarms of a model as cuts.jsonl.gz, for `speechkit kws train --hard`.
+    """Write the false alarms of a model as a data set, for `speechkit kws train --hard`.
 
     Mine audio that is in no dev or test set.
 
@@ -38,7 +41,8 @@ def mine(
     negatives
         manifests; rows that hold a keyword are left out.
     out
-        gets cuts.jsonl.gz: each cut is an alarm with its context, the supervision marks the alarm.
+        gets cuts.jsonl.gz and audio/: each cut is an alarm as it was heard, with its context and
+        noise; the supervision marks the alarm.
     noise
         manifests of noise; with some, the audio is heard clean and at 5 dB.
     least_score, most
@@ -60,29 +64,40 @@ def mine(
         seed=seed,
     )
     cuts = {cut.id: cut for cut in selection.negatives}
-    manifests.write([_as_cut(cuts[a.clip_id], a) for a in alarms], out / manifests.CUTS_NAME)
+    manifests.write(
+        [
+            _write(alarm, out / "audio" / f"{number:05d}.flac", cuts)
+            for number, alarm in enumerate(alarms)
+        ],
+        out / manifests.CUTS_NAME,
+    )
     logger.info("%d alarms in %.2f h, in %s", len(alarms), loaded.hours, out / manifests.CUTS_NAME)
 
 
-def _as_cut(cut: Cut, alarm: Alarm) -> Cut:
-    start, end = alarm.core
-    first = max(0.0, start - CONTEXT_S)
-    last = min(cut.duration, end + CONTEXT_S)
-    short = cut.truncate(offset=first, duration=last - first, preserve_id=False)
-    short.id = f"{cut.id}@{alarm.centre_s:.2f}"
-    short.supervisions = [
+def _write(alarm: Alarm, path: Path, cuts: Mapping[str, Cut]) -> Cut:
+    """Write an alarm's audio, and return a cut of it."""
+    write_wav(path, alarm.heard.audio)
+    heard, core = Recording.from_file(path, recording_id=alarm.heard.id), alarm.heard.span
+    cut = heard.to_cut()
+    cut.id = heard.id
+    cut.supervisions = [
         SupervisionSegment(
-            id=short.id,
-            recording_id=cut.recording_id,
-            start=max(0.0, start - first),
-            duration=min(end, last) - max(start, first),
-            speaker=manifests.speaker_of(cut),
+            id=heard.id,
+            recording_id=heard.id,
+            start=core.start / SAMPLE_RATE,
+            duration=core.samples / SAMPLE_RATE,
+            speaker=manifests.speaker_of(cuts[alarm.clip_id]),
             # whoever trains another keyword with it must know what it may hold
             custom={
                 "mined_for": alarm.keyword,
                 "score": alarm.score,
-                AMID: [name for name in (manifests.label_of(cut), manifests.text_of(cut)) if name],
+                AMID: [
+                    name
+                    for id_ in alarm.amid
+                    for name in (manifests.label_of(cuts[id_]), manifests.text_of(cuts[id_]))
+                    if name
+                ],
             },
         )
     ]
-    return short
+    return cut

@@ -6,34 +6,43 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from speechkit.audio import SAMPLE_RATE
+from speechkit.audio import INT16_SCALE, SAMPLE_RATE
 from speechkit.augment import Span
 from speechkit.kws.clips import Clip
 from speechkit.kws.detector import Detector
 from speechkit.kws.measure import scores_of
 from speechkit.kws.streams import Stream, negative_streams
 
-# audio kept on both sides of an alarm, for scenes to be built around it
-CONTEXT_S = 2.5
+# audio kept on both sides of an alarm, for scenes to be cut from
+_CONTEXT_S = 2.5
 # alarms nearer than this are one
 _APART_S = 1.5
 # the part of the window that is laid into training windows, so that it can be moved in them
 _CORE_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Alarm:
-    """A false alarm: the clip, the time in it where the deciding window has its centre, a score."""
+    """A false alarm.
+
+    Attributes
+    ----------
+    clip_id, centre_s
+        the clip, and the time in it where the deciding window has its centre.
+    keyword, score
+        what it was taken for.
+    heard, amid
+        what the detector heard, noise and neighbours included: the second that is in training
+        windows (its span), and 2.5 s on both sides as far as the stream goes; and the ids of the
+        clips in it.
+    """
 
     clip_id: str
     centre_s: float
     keyword: str
     score: float
-
-    @property
-    def core(self) -> tuple[float, float]:
-        """Start and end in the clip, in seconds, of what training windows must hold."""
-        return self.centre_s - _CORE_S / 2, self.centre_s + _CORE_S / 2
+    heard: Clip
+    amid: tuple[str, ...]
 
 
 def find_alarms(
@@ -55,32 +64,28 @@ def find_alarms(
     snrs_db
         the conditions to listen in; an alarm in several of them counts once.
     """
-    alarms = [
-        alarm
-        for snr_db in snrs_db
-        for stream in negative_streams(clips, noises, snr_db=snr_db, seed=seed)
-        for alarm in _alarms(detector, stream, least_score)
-    ]
-    alarms.sort(key=lambda alarm: (-alarm.score, alarm.clip_id, alarm.centre_s))
     kept: dict[str, list[Alarm]] = {keyword: [] for keyword in detector.spotter.keywords}
-    heard: dict[tuple[str, str], list[float]] = {}
-    for alarm in alarms:
-        times_s = heard.setdefault((alarm.keyword, alarm.clip_id), [])
-        # the same place alarms in several conditions
+    for snr_db in snrs_db:
+        for stream in negative_streams(clips, noises, snr_db=snr_db, seed=seed):
+            found = list(_alarms(detector, stream, least_score))
+            # at once: what they heard takes memory
+            for keyword, alarms in kept.items():
+                new = [alarm for alarm in found if alarm.keyword == keyword]
+                kept[keyword] = _best([*alarms, *new], most)
+    return [alarm for alarms in kept.values() for alarm in alarms]
+
+
+def _best(alarms: list[Alarm], most: int) -> list[Alarm]:
+    """Return the highest of one keyword's; where a place alarms in several conditions, once."""
+    best: list[Alarm] = []
+    heard: dict[str, list[float]] = {}
+    for alarm in sorted(alarms, key=lambda a: (-a.score, a.clip_id, a.centre_s)):
+        times_s = heard.setdefault(alarm.clip_id, [])
         far = all(abs(alarm.centre_s - time_s) >= _APART_S for time_s in times_s)
-        if far and len(kept[alarm.keyword]) < most:
+        if far and len(best) < most:
             times_s.append(alarm.centre_s)
-            kept[alarm.keyword].append(alarm)
-    return [alarm for of_keyword in kept.values() for alarm in of_keyword]
-
-
-def excerpt(clip: Clip, alarm: Alarm) -> Clip:
-    """Cut an alarm with some context out of its clip, its core as the span."""
-    core = Span(*(round(t * SAMPLE_RATE) for t in alarm.core))
-    context = round(CONTEXT_S * SAMPLE_RATE)
-    first = max(0, core.start - context)
-    last = min(len(clip.samples), core.end + context)
-    return Clip(f"{clip.id}@{alarm.centre_s:.2f}", clip.samples[first:last], core.shifted(-first))
+            best.append(alarm)
+    return best
 
 
 def _alarms(detector: Detector, stream: Stream, least_score: float) -> Iterable[Alarm]:
@@ -93,7 +98,26 @@ def _alarms(detector: Detector, stream: Stream, least_score: float) -> Iterable[
             if centre >= len(stream.audio):
                 continue  # in the silence behind the stream
             centre_s = (centre - piece.offset) / SAMPLE_RATE
-            yield Alarm(piece.id, centre_s, keyword, float(scores[window, column]))
+            heard, amid = _heard(stream, round(centre), f"{piece.id}@{centre_s:.2f} {keyword}")
+            score = float(scores[window, column])
+            yield Alarm(piece.id, centre_s, keyword, score, heard, amid)
+
+
+def _heard(stream: Stream, centre: int, id_: str) -> tuple[Clip, tuple[str, ...]]:
+    """Cut what was heard about a moment out of a stream; also name the clips in it."""
+    half, context = round(_CORE_S / 2 * SAMPLE_RATE), round(_CONTEXT_S * SAMPLE_RATE)
+    first = max(0, centre - half - context)
+    audio = stream.audio[first : centre + half + context]
+    # noise may carry it beyond full scale: quieter then, never clipped
+    scale = (INT16_SCALE - 1) / max(1.0, float(np.abs(audio).max()))
+    core = Span(max(0, centre - half - first), min(len(audio), centre + half - first))
+    ends = [*(piece.offset for piece in stream.pieces[1:]), len(stream.audio)]
+    amid = tuple(
+        piece.id
+        for piece, end in zip(stream.pieces, ends, strict=True)
+        if piece.offset < first + len(audio) and end > first
+    )
+    return Clip(id_, np.round(audio * scale).astype(np.int16), core), amid
 
 
 def _peaks(scores: NDArray[np.float64], least: float, apart: int) -> list[int]:

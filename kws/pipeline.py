@@ -23,7 +23,7 @@ from speechkit.kws.clips import Clip, load_clips
 from speechkit.kws.dealing import NEGATIVES, deal, require_all
 from speechkit.kws.detector import Detector
 from speechkit.kws.evaluate import CONDITIONS, FA_PER_HOUR, count_notes, measure_conditions
-from speechkit.kws.mining import excerpt, find_alarms
+from speechkit.kws.mining import find_alarms
 from speechkit.kws.report import (
     Measured,
     load_scored,
@@ -44,7 +44,7 @@ _CLAIM = "pipeline.json"
 _DONE = "scores.npz"
 # an alarm under this score teaches little, and more of them than this crowd the rest out
 _LEAST_SCORE = 0.1
-_MOST_ALARMS = 400
+_MOST_ALARMS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,8 +243,7 @@ def _mine(detector: Detector, training: Split, seed: int) -> list[Clip]:
         most=_MOST_ALARMS,
         seed=seed,
     )
-    clips = {clip.id: clip for clip in training.negatives}
-    return [excerpt(clips[alarm.clip_id], alarm) for alarm in alarms]
+    return [alarm.heard for alarm in alarms]
 
 
 def _part(data: _Data, folds: set[int]) -> Split:

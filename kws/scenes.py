@@ -48,6 +48,8 @@ _SECOND_BELOW_DB = (0.0, 12.0)
 # of short negatives
 _ALONE_PROBABILITY = 0.5
 _MARGIN_S = 0.08
+# of false alarms, which were heard in some noise already
+_AS_HEARD_PROBABILITY = 0.5
 # from one window to the next where the hardest are looked for
 _STRIDE_S = 0.2
 
@@ -124,7 +126,7 @@ class Material:
     Parameters
     ----------
     positives, negatives
-        clips with their labels; hard negatives are clips whose span is what raised the alarm.
+        clips with their labels; hard negatives are what was heard, its span what raised the alarm.
     other, silence
         the labels of windows with speech that is no keyword, and without speech; may be equal.
     """
@@ -175,6 +177,7 @@ class _Scene:
     audio: Audio
     spoken: list[tuple[Span, int]] = field(default_factory=list)
     focus: Span | None = None
+    as_heard: bool = False
 
     def lay(self, audio: Audio, at: int) -> None:
         """Add a piece that may reach beyond both ends."""
@@ -293,7 +296,18 @@ class SceneBatches(Dataset[Batch]):
         return self._around(*_pick(self.material.positives, rng), rng)
 
     def _mined(self, rng: np.random.Generator) -> _Scene:
-        return self._around(*_pick(self.material.hard, rng), rng)
+        """Lay a false alarm with all that was heard around it, half of them as they were heard."""
+        clip, label = _pick(self.material.hard, rng)
+        as_heard = bool(rng.random() < _AS_HEARD_PROBABILITY)
+        factor = 1.0 if as_heard else self._speed(rng)
+        span = clip.span.scaled(1 / factor)
+        at = self._centre(rng) - (span.start + span.end) // 2
+        scene = _Scene(np.zeros(self.samples, dtype=np.float32), as_heard=as_heard)
+        audio = change_speed(clip.audio, factor)
+        scene.lay(audio, at)
+        scene.focus = span.shifted(at)
+        scene.spoken.append((Span(at, at + len(audio)), label))
+        return scene
 
     def _empty(self, rng: np.random.Generator) -> _Scene:
         return _Scene(np.zeros(self.samples, dtype=np.float32))
@@ -342,8 +356,7 @@ class SceneBatches(Dataset[Batch]):
         """Build a scene around one utterance, perhaps with other speech on both sides."""
         factor = self._speed(rng)
         audio, span = change_speed(clip.audio, factor), clip.span.scaled(1 / factor)
-        margin = round(self.config.jitter_s * SAMPLE_RATE) + self.window // 2
-        centre = int(rng.integers(self.warmup + margin, self.samples - margin + 1))
+        centre = self._centre(rng)
         at = centre - (span.start + span.end) // 2
         scene = _Scene(np.zeros(self.samples, dtype=np.float32))
         if self.material.negatives and rng.random() < self.config.neighbour_probability:
@@ -356,6 +369,11 @@ class SceneBatches(Dataset[Batch]):
         scene.focus = span.shifted(centre - (span.start + span.end) // 2)
         scene.spoken.append((scene.focus, label))
         return scene
+
+    def _centre(self, rng: np.random.Generator) -> int:
+        """Draw where a scene's focus has its centre, so that windows about it fit."""
+        margin = round(self.config.jitter_s * SAMPLE_RATE) + self.window // 2
+        return int(rng.integers(self.warmup + margin, self.samples - margin + 1))
 
     def _lay_neighbour(
         self,
@@ -417,6 +435,8 @@ class SceneBatches(Dataset[Batch]):
         """Put the scene into a room, under noise and at another level."""
         config, material = self.config, self.material
         audio = scene.audio
+        if scene.as_heard:
+            return change_gain(audio, rng.uniform(*config.gain_db))
         if material.responses and rng.random() < config.rir_probability:
             audio = reverberate(audio, _pick(material.responses, rng).audio)
         speech = (

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
-from speechkit.audio import SAMPLE_RATE
+from speechkit.audio import INT16_SCALE, SAMPLE_RATE
+from speechkit.augment import Span
 from speechkit.kws.detector import Detector
-from speechkit.kws.mining import excerpt, find_alarms
+from speechkit.kws.mining import find_alarms
+from speechkit.kws.streams import negative_streams
 from tests.kws.helpers import bursts, clip_of, noise, tiny_spotter
 
 
@@ -37,16 +39,41 @@ def test_the_same_alarms_again(clips):
     first, second = (
         find_alarms(Detector(tiny_spotter()), clips, noises, **given) for _ in range(2)
     )
-    assert first == second
+    assert [(a.clip_id, a.centre_s, a.score) for a in first] == [
+        (a.clip_id, a.centre_s, a.score) for a in second
+    ]
+    for one, other in zip(first, second, strict=True):
+        assert np.array_equal(one.heard.samples, other.heard.samples)
 
 
-def test_an_excerpt_holds_the_alarm_with_context(clips):
-    alarms = find_alarms(Detector(tiny_spotter()), clips, [], least_score=0.0, most=100)
-    by_id = {clip.id: clip for clip in clips}
+def test_what_was_heard_is_cut_out_of_the_stream(clips):
+    detector = Detector(tiny_spotter())
+    alarms = find_alarms(detector, clips, [], least_score=0.0, most=100, snrs_db=(None,), seed=4)
+    (stream,) = negative_streams(clips, [], snr_db=None, seed=4)
+    offsets = {piece.id: piece.offset for piece in stream.pieces}
+    lengths = {clip.id: len(clip.samples) for clip in clips}
     for alarm in alarms:
-        clip = by_id[alarm.clip_id]
-        cut = excerpt(clip, alarm)
-        assert len(cut.samples) <= 6.1 * SAMPLE_RATE
-        assert cut.span.samples == pytest.approx(SAMPLE_RATE, abs=2)
-        first = round((alarm.centre_s - 0.5) * SAMPLE_RATE) - cut.span.start
-        assert np.array_equal(cut.samples, clip.samples[first : first + len(cut.samples)])
+        heard = alarm.heard
+        assert heard.id == f"{alarm.clip_id}@{alarm.centre_s:.2f} {alarm.keyword}"
+        centre = offsets[alarm.clip_id] + round(alarm.centre_s * SAMPLE_RATE)
+        first, last = max(0, centre - 48_000), min(len(stream.audio), centre + 48_000)
+        core = Span(max(0, centre - 8_000), min(len(stream.audio), centre + 8_000))
+        assert heard.span == core.shifted(-first)
+        assert np.allclose(heard.audio, stream.audio[first:last], atol=1e-4)
+        assert set(alarm.amid) == {
+            id_ for id_, at in offsets.items() if at < last and at + lengths[id_] > first
+        }
+
+
+def test_loud_noise_is_heard_whole(clips):
+    alarms = find_alarms(
+        Detector(tiny_spotter()),
+        clips,
+        [clip_of(noise(3))],
+        least_score=0.0,
+        most=100,
+        snrs_db=(-40.0,),
+    )
+    for alarm in alarms:
+        at_the_limit = np.abs(alarm.heard.samples.astype(int)) == INT16_SCALE - 1
+        assert at_the_limit.sum() == 1

@@ -278,14 +278,27 @@ def test_one_recording_of_noise_sounds_like_several():
     assert len(peaks) > 10
 
 
+MINED = padded_clip(0.5, before_s=3.0, after_s=3.0, hz=4_000.0, id_="mined")
+
+
+def mined_only(config=PLAIN):
+    config = dataclasses.replace(config, scenes=12, positive_share=0.0, hard_share=1.0)
+    return batches(dataclasses.replace(MATERIAL, hard=[(MINED, BACKGROUND)]), config)[0]
+
+
 def test_windows_about_a_mined_false_alarm_are_negatives_that_hold_it():
-    hard = [(padded_clip(0.5, hz=4_000.0, id_="hard"), BACKGROUND)]
-    config = dataclasses.replace(PLAIN, positive_share=0.0, hard_share=1.0)
-    batch = batches(dataclasses.replace(MATERIAL, hard=hard), config)[0]
+    batch = mined_only()
     assert (batch.targets == BACKGROUND).all()
+    assert len(batch.free) == len(batch.audio)
     for number, (audio, _) in enumerate(windows_of(batch)):
-        if number % config.windows:
+        if number % PLAIN.windows:
             assert (level_at(audio, 4_000.0) > 1e-3).sum() == pytest.approx(50, abs=2)
+
+
+def test_half_of_the_mined_false_alarms_stay_as_they_were_heard():
+    config = dataclasses.replace(PLAIN, noise_probability=1.0, rir_probability=1.0)
+    quiet = [float(audio.abs().min()) == 0.0 for audio in mined_only(config).audio]
+    assert 2 <= sum(quiet) <= 10
 
 
 @pytest.mark.parametrize(
