@@ -78,9 +78,8 @@ class Crnn(nn.Module):
 
     def forward(self, x_btf: Tensor) -> Tensor:
         """Map windows (B, T, F) to logits (B, K)."""
-        x_bctf = self.convolution(
-            same_padding(x_btf, self.config.filter_size, self.config.filter_stride)[:, None]
-        ).relu()
+        x_btf = same_padding(x_btf, self.config.filter_size, self.config.filter_stride)
+        x_bctf = self.convolution(_channels_last(x_btf[:, None])).relu()
         x_bth, _ = self.recurrent(x_bctf.permute(0, 2, 1, 3).flatten(2))
         x_bh = self.hidden(self.dropout(x_bth.flatten(1))).relu()
         return self.output(self.dropout(x_bh))
@@ -139,7 +138,8 @@ class Cnn(nn.Module):
 
     def _convolve(self, x_btf: Tensor) -> Tensor:
         time_only = ((self.config.first_size[0], 1), (self.config.first_stride[0], 1))
-        x_bctf = self.pool(self.first(same_padding(x_btf, *time_only)[:, None]).relu())
+        x_btf = same_padding(x_btf, *time_only)
+        x_bctf = self.pool(self.first(_channels_last(x_btf[:, None])).relu())
         x_bctf = same_padding(x_bctf, (self.config.second_size[0], 1), (1, 1))
         return self.second(x_bctf).relu().flatten(1)
 
@@ -216,6 +216,11 @@ def _check_value(key: str, value: Any, *, like: int | float | str | Pair) -> Non
 
 def _is_size(value: Any) -> bool:
     return type(value) is int and value >= 1
+
+
+def _channels_last(x_bctf: Tensor) -> Tensor:
+    """Return the layout in which a CPU takes a third of the time for the gradients of filters."""
+    return x_bctf.to(memory_format=torch.channels_last)
 
 
 def same_padding(x: Tensor, size: Pair, stride: Pair) -> Tensor:

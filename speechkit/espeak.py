@@ -85,14 +85,6 @@ class _Event(ctypes.Structure):
     )
 
 
-class _VoiceEntry(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("languages", ctypes.c_char_p),  # a priority byte before the first one
-        ("identifier", ctypes.c_char_p),
-    )
-
-
 _Callback = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
 )
@@ -114,21 +106,6 @@ def is_installed() -> bool:
     except RequestError:
         return False
     return True
-
-
-@cache
-def accents() -> frozenset[str]:
-    """Return the languages that a voice name can begin with."""
-    with _library() as library:
-        library.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_VoiceEntry))
-        entries = library.espeak_ListVoices(None)
-        names = set()
-        for entry in entries:
-            if not entry:
-                break
-            names.add(entry.contents.languages[1:].decode())
-            names.add(Path(entry.contents.identifier.decode()).name.lower())
-        return frozenset(names)
 
 
 @cache
