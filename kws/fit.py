@@ -25,9 +25,9 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Sampler
 
+from speechkit.kws.batches import IGNORED, Batch, SceneBatches
 from speechkit.kws.detector import Detector
 from speechkit.kws.measure import Scored, listen, mean_frr
-from speechkit.kws.scenes import IGNORED, Batch, SceneBatches
 from speechkit.kws.spotter import Spotter
 from speechkit.kws.streams import Stream
 from speechkit.ranges import require

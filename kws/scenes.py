@@ -1,57 +1,31 @@
-"""Training scenes: seconds of augmented audio in which labelled windows lie.
+"""Training scenes: a few seconds of audio in which clips lie where they would along a stream.
 
-A scene is built like the stream that a detector hears: a warm-up of at least a second, so that
-the front-end's memory is warm in every window, then clips with others before and behind them, in
-a room, under noise, at some level. Several windows are cut from one scene, because its audio and
-its features cost more than the network's look at a window.
-
-Batch number ``step`` of a run is a function of the seed and the step alone: workers, resumption
-and epochs do not change it. Shapes: S scenes, F of them without a keyword, N samples, W windows a
-scene, C to choose from.
+A scene has a warm-up of at least a second, so that the front-end's memory is warm in every window
+that is cut from it, and clips with others before and behind them.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from speechkit.audio import SAMPLE_RATE, Audio
-from speechkit.augment import (
-    Span,
-    active_power,
-    change_gain,
-    change_speed,
-    loop_to,
-    noise_gain,
-    power,
-    reverberate,
-)
-from speechkit.errors import RequestError
+from speechkit.augment import Span, active_power, change_speed, power
 from speechkit.kws.clips import Clip
 from speechkit.ranges import require, require_ascending
 
-IGNORED = -100
-
 T = TypeVar("T")
 
-# a window counts as background while less than this share of a keyword lies in it
-_MOST_OF_A_NEGATIVE = 0.5
 # speech that a neighbour is cut from and faded over, next to a keyword
 _FADE_S = 0.01
-# how far a second noise lies below the first
-_SECOND_BELOW_DB = (0.0, 12.0)
 # of short negatives
 _ALONE_PROBABILITY = 0.5
 _MARGIN_S = 0.08
 # of false alarms, which were heard in some noise already
 _AS_HEARD_PROBABILITY = 0.5
-# from one window to the next where the hardest are looked for
-_STRIDE_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,41 +113,30 @@ class Material:
     other: int = 0
     silence: int = 0
 
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum([len(clip.samples) for clip, _ in self.negatives])
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Scenes and where their windows lie.
-
-    Attributes
-    ----------
-    audio
-        (S, N) float32.
-    starts
-        (S, W) first frame of each window.
-    targets
-        (S, W) class of each window; `IGNORED` where a keyword is half inside.
-    free
-        (F,) which scenes hold no keyword.
-    others
-        (F, C) first frames of windows all along these, of which the hardest may be taken.
-    other_targets
-        (F, C) their classes.
-    """
-
-    audio: Tensor
-    starts: Tensor
-    targets: Tensor
-    free: Tensor
-    others: Tensor
-    other_targets: Tensor
-
-    def to(self, device: torch.device) -> "Batch":
-        """Return the batch on a device."""
-        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+    def negative_by_length(self, rng: np.random.Generator) -> tuple[Clip, int]:
+        """Draw a negative by its length: false alarms are counted by the hour."""
+        place = rng.integers(self._ends[-1])
+        return self.negatives[int(np.searchsorted(self._ends, place, side="right"))]
 
 
 @dataclass(slots=True)
-class _Scene:
+class Scene:
+    """Audio and what is said in it.
+
+    Attributes
+    ----------
+    spoken
+        where clips lie, with their labels.
+    focus
+        the utterance that windows are to be cut about.
+    as_heard
+        it was heard in some surroundings already and needs no others.
+    """
+
     audio: Audio
     spoken: list[tuple[Span, int]] = field(default_factory=list)
     focus: Span | None = None
@@ -186,102 +149,23 @@ class _Scene:
             self.audio[first:last] += audio[first - at : last - at]
 
 
-@dataclass(frozen=True, slots=True)
-class _Finished:
-    """A scene's audio, where its windows start (in samples), and what they hold."""
+class Scenes:
+    """Builds scenes, still without surroundings, of ``samples`` with windows of ``window``.
 
-    audio: Audio
-    starts: np.ndarray
-    targets: list[int]
-    is_free: bool
-    other_targets: list[int]
-
-
-class SceneBatches(Dataset[Batch]):
-    """Batches by step number, for a data loader whose sampler yields step numbers.
-
-    Parameters
-    ----------
-    window_s, hop_s
-        length of a window, and time from one frame to the next.
-    keyword_labels
-        which of the labels are keywords.
-
-    Raises
-    ------
-    RequestError
-        if there is no positive, or a scene is too short for its windows.
+    The first ``warmup`` samples are in no window.
     """
 
     def __init__(
-        self,
-        material: Material,
-        config: SceneConfig,
-        *,
-        keyword_labels: frozenset[int],
-        window_s: float,
-        hop_s: float,
-        seed: int,
+        self, material: Material, config: SceneConfig, *, samples: int, window: int, warmup: int
     ) -> None:
         self.material = material
         self.config = config
-        self.keyword_labels = keyword_labels
-        self.window = round(window_s * SAMPLE_RATE)
-        self.hop = round(hop_s * SAMPLE_RATE)
-        self.samples = round(config.length_s * SAMPLE_RATE)
-        # windows start on frames
-        self.warmup = -(-round(config.warmup_s * SAMPLE_RATE) // self.hop) * self.hop
-        self.seed = seed
-        # false alarms are counted by the hour, so speech is heard by the hour too
-        self.ends = np.cumsum([len(clip.samples) for clip, _ in material.negatives])
-        least_s = self.warmup / SAMPLE_RATE + window_s + 2 * config.jitter_s
-        if config.length_s < least_s or config.windows < 2:
-            raise RequestError(
-                f"length_s {config.length_s}, windows {config.windows}: a scene must be at least "
-                f"{least_s:g} s long (warm-up, window and jitter) and give at least 2 windows"
-            )
-        if not material.positives:
-            raise RequestError("there is no positive clip to train on; give at least one")
+        self.samples = samples
+        self.window = window
+        self.warmup = warmup
 
-    def __getitem__(self, step: int) -> Batch:
-        """Return the batch of one training step."""
-        count = self.config.scenes
-        # kinds have their shares over the batches, and in each batch to within one scene
-        offset = np.random.default_rng([self.seed, step]).random()
-        scenes = [
-            self._scene(np.random.default_rng([self.seed, step, slot]), (slot + offset) / count)
-            for slot in range(count)
-        ]
-        free = [slot for slot, scene in enumerate(scenes) if scene.is_free]
-        along = self._along()
-        return Batch(
-            audio=torch.from_numpy(np.stack([scene.audio for scene in scenes])),
-            starts=torch.from_numpy(np.stack([scene.starts for scene in scenes]) // self.hop),
-            targets=_labels([scene.targets for scene in scenes], self.config.windows),
-            free=torch.tensor(free, dtype=torch.long),
-            others=torch.from_numpy(along // self.hop).repeat(len(free), 1),
-            other_targets=_labels([scenes[slot].other_targets for slot in free], len(along)),
-        )
-
-    def _scene(self, rng: np.random.Generator, place: float) -> "_Finished":
-        scene = self._kind(rng, place)
-        starts = self._starts(scene, rng)
-        is_free = not any(label in self.keyword_labels for _, label in scene.spoken)
-        return _Finished(
-            self._worsen(scene, rng),
-            starts,
-            [self._label(scene, start) for start in starts],
-            is_free,
-            [self._label(scene, start) for start in self._along()] if is_free else [],
-        )
-
-    def _along(self) -> np.ndarray:
-        """Return windows all along a scene behind its warm-up."""
-        stride = max(self.hop, round(_STRIDE_S * SAMPLE_RATE) // self.hop * self.hop)
-        return np.arange(self.warmup, self.samples - self.window + 1, stride)
-
-    def _kind(self, rng: np.random.Generator, place: float) -> _Scene:
-        """Build one of the four kinds, by a scene's place in the batch, from 0 to 1."""
+    def build(self, rng: np.random.Generator, place: float) -> Scene:
+        """Build one of the four kinds, by a scene's place in its batch, from 0 to 1."""
         for share, build in (
             (self.config.positive_share, self._keyword),
             (self.config.hard_share if self.material.hard else 0.0, self._mined),
@@ -292,40 +176,40 @@ class SceneBatches(Dataset[Batch]):
             place -= share
         return self._speech(rng)
 
-    def _keyword(self, rng: np.random.Generator) -> _Scene:
-        return self._around(*_pick(self.material.positives, rng), rng)
+    def _keyword(self, rng: np.random.Generator) -> Scene:
+        return self._around(*pick(self.material.positives, rng), rng)
 
-    def _mined(self, rng: np.random.Generator) -> _Scene:
+    def _mined(self, rng: np.random.Generator) -> Scene:
         """Lay a false alarm with all that was heard around it, half of them as they were heard."""
-        clip, label = _pick(self.material.hard, rng)
+        clip, label = pick(self.material.hard, rng)
         as_heard = bool(rng.random() < _AS_HEARD_PROBABILITY)
         factor = 1.0 if as_heard else self._speed(rng)
         span = clip.span.scaled(1 / factor)
         at = self._centre(rng) - (span.start + span.end) // 2
-        scene = _Scene(np.zeros(self.samples, dtype=np.float32), as_heard=as_heard)
+        scene = Scene(np.zeros(self.samples, dtype=np.float32), as_heard=as_heard)
         audio = change_speed(clip.audio, factor)
         scene.lay(audio, at)
         scene.focus = span.shifted(at)
         scene.spoken.append((Span(at, at + len(audio)), label))
         return scene
 
-    def _empty(self, rng: np.random.Generator) -> _Scene:
-        return _Scene(np.zeros(self.samples, dtype=np.float32))
+    def _empty(self, rng: np.random.Generator) -> Scene:
+        return Scene(np.zeros(self.samples, dtype=np.float32))
 
-    def _speech(self, rng: np.random.Generator) -> _Scene:
+    def _speech(self, rng: np.random.Generator) -> Scene:
         """Lay negatives one behind the other until the scene is full, or one like a keyword.
 
         Single words must come alone too, lest the network learn that a word alone is a keyword.
         """
         if not self.material.negatives:
             return self._empty(rng)
-        clip, label = _pick(self.material.negatives, rng)
+        clip, label = pick(self.material.negatives, rng)
         if clip.span.samples < self.window and rng.random() < _ALONE_PROBABILITY:
             return self._around(clip, label, rng)
-        scene = _Scene(np.zeros(self.samples, dtype=np.float32))
+        scene = Scene(np.zeros(self.samples, dtype=np.float32))
         at = -int(rng.integers(self.samples // 2))
         while at < self.samples:
-            clip, label = self._pick_by_length(rng)
+            clip, label = self.material.negative_by_length(rng)
             factor = self._speed(rng)
             # of a long clip any part will do, and no more than the scene still holds
             skipped = int(rng.integers(max(1, len(clip.samples) - round(factor * self.samples))))
@@ -348,17 +232,13 @@ class SceneBatches(Dataset[Batch]):
         changed = rng.random() < self.config.speed_probability
         return rng.uniform(*self.config.speed) if changed else 1.0
 
-    def _pick_by_length(self, rng: np.random.Generator) -> tuple[Clip, int]:
-        place = rng.integers(self.ends[-1])
-        return self.material.negatives[int(np.searchsorted(self.ends, place, side="right"))]
-
-    def _around(self, clip: Clip, label: int, rng: np.random.Generator) -> _Scene:
+    def _around(self, clip: Clip, label: int, rng: np.random.Generator) -> Scene:
         """Build a scene around one utterance, perhaps with other speech on both sides."""
         factor = self._speed(rng)
         audio, span = change_speed(clip.audio, factor), clip.span.scaled(1 / factor)
         centre = self._centre(rng)
         at = centre - (span.start + span.end) // 2
-        scene = _Scene(np.zeros(self.samples, dtype=np.float32))
+        scene = Scene(np.zeros(self.samples, dtype=np.float32))
         if self.material.negatives and rng.random() < self.config.neighbour_probability:
             audio, cut = _excerpt(audio, span)
             at += cut
@@ -377,7 +257,7 @@ class SceneBatches(Dataset[Batch]):
 
     def _lay_neighbour(
         self,
-        scene: _Scene,
+        scene: Scene,
         rng: np.random.Generator,
         *,
         level: float,
@@ -385,7 +265,7 @@ class SceneBatches(Dataset[Batch]):
         end: int | None = None,
     ) -> None:
         """Lay other speech, at about the same level, up to ``end`` or from ``start`` on."""
-        clip, label = _pick(self.material.negatives, rng)
+        clip, label = pick(self.material.negatives, rng)
         audio, _ = _excerpt(clip.audio, clip.span)
         own = active_power(audio)
         if own <= 0:
@@ -401,86 +281,9 @@ class SceneBatches(Dataset[Batch]):
         centre = (span.start + span.end) // 2
         return span.samples <= self.window and self.warmup + half <= centre <= self.samples - half
 
-    def _starts(self, scene: _Scene, rng: np.random.Generator) -> np.ndarray:
-        """Choose windows: all but one about the focus, the others anywhere behind the warm-up."""
-        last = self.samples - self.window
-        starts = rng.integers(self.warmup, last + 1, size=self.config.windows)
-        if scene.focus is not None:
-            room = max(0.0, (self.window - scene.focus.samples) / 2 - self.hop)
-            reach = min(self.config.jitter_s * SAMPLE_RATE, room)
-            centre = (scene.focus.start + scene.focus.end) / 2
-            offsets = rng.uniform(-reach, reach, size=self.config.windows - 1)
-            starts[1:] = np.round(centre - self.window / 2 + offsets)
-        return np.clip(starts, self.warmup, last) // self.hop * self.hop
 
-    def _label(self, scene: _Scene, start: int) -> int:
-        """Return the class of a window: the keyword in it, else other speech or silence."""
-        spoken = self.material.silence
-        for span, label in scene.spoken:
-            inside = min(span.end, start + self.window) - max(span.start, start)
-            if inside <= 0:
-                continue
-            if label not in self.keyword_labels:
-                spoken = label if spoken == self.material.silence else spoken
-            # a frame of slack: windows start on frames, utterances anywhere
-            elif inside >= min(span.samples, self.window) - 2 * self.hop:
-                return label
-            elif inside > _MOST_OF_A_NEGATIVE * span.samples:
-                return IGNORED
-            else:
-                spoken = self.material.other
-        return spoken
-
-    def _worsen(self, scene: _Scene, rng: np.random.Generator) -> Audio:
-        """Put the scene into a room, under noise and at another level."""
-        config, material = self.config, self.material
-        audio = scene.audio
-        if scene.as_heard:
-            return change_gain(audio, rng.uniform(*config.gain_db))
-        if material.responses and rng.random() < config.rir_probability:
-            audio = reverberate(audio, _pick(material.responses, rng).audio)
-        speech = (
-            active_power(audio)
-            if scene.focus is None
-            else power(audio[max(0, scene.focus.start) : scene.focus.end])
-        )
-        if rng.random() < config.noise_probability:
-            noise = self._noise_at(speech, rng)
-            if rng.random() < config.noise_change_probability:
-                change = int(rng.integers(self.samples))
-                noise[change:] = self._noise_at(speech, rng)[change:]
-            audio = audio + noise
-        return change_gain(audio, rng.uniform(*config.gain_db))
-
-    def _noise_at(self, speech_power: float, rng: np.random.Generator) -> Audio:
-        """Draw noise at an SNR; over no speech, at the level that ordinary speech would give it."""
-        noise = self._noise(rng)
-        snr_db = rng.uniform(*self.config.snr_db)
-        gain = noise_gain(speech_power or 10 ** (-25 / 10), power(noise), snr_db)
-        return np.float32(gain) * noise
-
-    def _noise(self, rng: np.random.Generator) -> Audio:
-        material = self.material
-        if material.negatives and rng.random() < self.config.babble_probability:
-            return loop_to(self._pick_by_length(rng)[0].audio, self.samples, rng)
-        if not material.noises:
-            return rng.standard_normal(self.samples, dtype=np.float32)
-        # both at one speed, and only the part that is heard, since resampling is dear
-        factor = rng.uniform(*self.config.noise_speed)
-        samples = math.ceil(factor * self.samples) + 1
-        noise = loop_to(_pick(material.noises, rng).audio, samples, rng)
-        if rng.random() < self.config.second_noise_probability:
-            second = loop_to(_pick(material.noises, rng).audio, samples, rng)
-            gain = noise_gain(power(noise), power(second), rng.uniform(*_SECOND_BELOW_DB))
-            noise = noise + np.float32(gain) * second
-        return loop_to(change_speed(noise, factor), self.samples, rng)
-
-
-def _labels(rows: Sequence[Sequence[int]], columns: int) -> Tensor:
-    return torch.tensor(rows, dtype=torch.long).view(len(rows), columns)
-
-
-def _pick(items: Sequence[T], rng: np.random.Generator) -> T:
+def pick(items: Sequence[T], rng: np.random.Generator) -> T:
+    """Draw one."""
     return items[int(rng.integers(len(items)))]
 
 

@@ -18,12 +18,13 @@ from speechkit.checkpoint import model_digest
 from speechkit.claims import claim
 from speechkit.errors import RequestError
 from speechkit.files import write_json
+from speechkit.kws.batches import SceneBatches
 from speechkit.kws.clips import Clip, load_clips
 from speechkit.kws.dealing import NEGATIVES, deal, require_all
 from speechkit.kws.fit import DevSet, FitConfig, fit
 from speechkit.kws.measure import Scored, operating_point
 from speechkit.kws.rows import SILENT_LABELS
-from speechkit.kws.scenes import Material, SceneBatches, SceneConfig
+from speechkit.kws.scenes import Material, SceneConfig
 from speechkit.kws.select import free_of, select
 from speechkit.kws.spotter import (
     BACKGROUND,

@@ -6,8 +6,9 @@ import json
 import pytest
 import torch
 
+from speechkit.kws.batches import SceneBatches
 from speechkit.kws.fit import DevSet, FitConfig, _Training, cut_windows, fit
-from speechkit.kws.scenes import Material, SceneBatches, SceneConfig
+from speechkit.kws.scenes import Material, SceneConfig
 from speechkit.kws.spotter import Spotter
 from speechkit.kws.streams import keyword_streams, negative_streams
 from tests.kws.helpers import clip_of, noise, padded_clip, tiny_spotter
