@@ -2,10 +2,11 @@ r"""Ten commands of Speech Commands: 12-class accuracy, and misses at false alar
 
     speechkit data prepare speech_commands --root speech_commands_v0.02 --out data/commands
     python recipes/kws_speech_commands.py --commands data/commands --sentences speech.jsonl \
-        --noise data/commands/noise --out out/commands
+        --negatives talk.jsonl --noise data/commands/noise --out out/commands
 
 Clips are divided by speaker. False alarms are counted on --sentences, as far as they are free of
-the ten words. The reports are OUT/report.md (on the other words) and OUT/sentences/report.md.
+the ten words; training hears other speech only where --negatives gives some. The reports are
+OUT/report.md (on the other words, and the tested part of --negatives) and OUT/sentences/report.md.
 """
 
 import dataclasses
@@ -33,6 +34,7 @@ def kws_speech_commands(
     commands: list[Path],
     out: Path,
     sentences: list[Path] | None = None,
+    negatives: list[Path] | None = None,
     noise: list[Path] | None = None,
     rir: list[Path] | None = None,
     fit: FitConfig = FitConfig(),
@@ -47,6 +49,8 @@ def kws_speech_commands(
         gets model/, accuracy.json, the report on other words, and sentences/ with that on speech.
     sentences
         manifests of transcribed speech to count false alarms on.
+    negatives
+        manifests of speech to train with besides, none of it in sentences.
     noise, rir
         manifests of background noise and of room impulse responses.
     fit
@@ -58,14 +62,16 @@ def kws_speech_commands(
     run(
         COMMANDS,
         positives=commands,
-        negatives=[],
+        negatives=negatives or [],
         noise=noise or (),
         rir=rir or (),
         out=out,
         config=config,
     )
     tests = [out / "test-positives.jsonl.gz", out / "test-negatives.jsonl.gz"]
-    clips = [(load_clip(cut), SPOTTER.class_of(cut)) for cut in manifests.read_all(tests)]
+    words = {cut.id for cut in manifests.read_all(commands)}
+    tested = [cut for cut in manifests.read_all(tests) if cut.id in words]
+    clips = [(load_clip(cut), SPOTTER.class_of(cut)) for cut in tested]
     result = accuracy(Spotter.load(out / "model"), clips)
     interval = result.interval
     write_json(
