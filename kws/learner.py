@@ -17,6 +17,7 @@ from speechkit.kws.classify import accuracy
 from speechkit.kws.clips import load_clips
 from speechkit.kws.dealing import deal
 from speechkit.kws.fit import FitConfig
+from speechkit.kws.models import describe_network
 from speechkit.kws.rows import SILENT_LABELS, normalise
 from speechkit.kws.scenes import SceneConfig
 from speechkit.kws.spotter import SILENCE, UNKNOWN, Spotter
@@ -108,7 +109,7 @@ class SpotterLearner:
             config = dataclasses.replace(
                 config,
                 fit=self.further or config.fit,
-                network=init.network.name,
+                network=describe_network(init.network),
                 frontend=init.frontend.describe(),
                 detection=init.config.detection,
             )

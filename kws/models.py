@@ -150,14 +150,11 @@ class Cnn(nn.Module):
 
 
 NetworkConfig = CrnnConfig | CnnConfig
-_NETWORKS: dict[str, tuple[type[Any], type[Any]]] = {
-    Crnn.name: (Crnn, CrnnConfig),
-    Cnn.name: (Cnn, CnnConfig),
-}
+_CONFIGS: dict[str, type[NetworkConfig]] = {Crnn.name: CrnnConfig, Cnn.name: CnnConfig}
 
 
-def build_network(description: dict[str, Any], classes: int) -> Crnn | Cnn:
-    """Build a network from ``{"type": "crnn" | "cnn", **hyperparameters}``.
+def network_config(description: dict[str, Any]) -> NetworkConfig:
+    """Return the hyperparameters that ``{"type": "crnn" | "cnn", **hyperparameters}`` describes.
 
     Raises
     ------
@@ -167,19 +164,27 @@ def build_network(description: dict[str, Any], classes: int) -> Crnn | Cnn:
     """
     settings = dict(description)
     kind = settings.pop("type", None)
-    if kind not in _NETWORKS:
-        raise RequestError(f"network type {kind!r}: allowed are {', '.join(_NETWORKS)}")
-    network, config = _NETWORKS[kind]
+    if kind not in _CONFIGS:
+        raise RequestError(f"network type {kind!r}: allowed are {', '.join(_CONFIGS)}")
+    config = _CONFIGS[kind]
     allowed = {field.name for field in dataclasses.fields(config)}
     if unknown := sorted(set(settings) - allowed):
         raise RequestError(
             f"unknown {kind} hyperparameters {', '.join(unknown)}: allowed are "
             f"{', '.join(sorted(allowed))}"
         )
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
+    values: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()
+    }
     for key, value in values.items():
         _check_value(key, value, like=getattr(config, key))
-    return network(config(**values), classes)
+    return config(**values)
+
+
+def build_network(description: dict[str, Any], classes: int) -> Crnn | Cnn:
+    """Build a network from its description, as `network_config` takes and refuses it."""
+    config = network_config(description)
+    return Crnn(config, classes) if isinstance(config, CrnnConfig) else Cnn(config, classes)
 
 
 def describe_network(network: Crnn | Cnn) -> dict[str, Any]:

@@ -125,18 +125,17 @@ def run(
     _write_test_manifests(selection, noises, data, config.test_folds[0], out)
     broken = data.clips.broken
     notes = [*notes, rule, *count_notes(selection.counts, broken, noise=bool(noise))]
+    network = config.train.network["type"]
     rows: list[dict[str, Any]] = []
     for number in range(config.rounds):
         last = number == config.rounds - 1
         measured, thresholds = _round(data, number, out, config)
-        rows = rows_of(
-            measured, model=config.train.network, targets=config.fa_per_hour, thresholds=thresholds
-        )
+        rows = rows_of(measured, model=network, targets=config.fa_per_hour, thresholds=thresholds)
         write_evaluation(
             out if last else out / f"round-{number}",
             measured,
             rows,
-            title=f"{', '.join(keywords)}: {config.train.network}, round {number + 1}",
+            title=f"{', '.join(keywords)}: {network}, round {number + 1}",
             about={
                 "counts": selection.counts,
                 "broken": broken,

@@ -23,6 +23,7 @@ from speechkit.kws.clips import Clip, load_clips
 from speechkit.kws.dealing import NEGATIVES, deal, require_all
 from speechkit.kws.fit import DevSet, FitConfig, fit
 from speechkit.kws.measure import Scored, operating_point
+from speechkit.kws.models import network_config
 from speechkit.kws.rows import SILENT_LABELS
 from speechkit.kws.scenes import Material, SceneConfig
 from speechkit.kws.select import free_of, select
@@ -55,7 +56,8 @@ class TrainConfig:
     Parameters
     ----------
     network
-        the paper's CRNN or its CNN baseline.
+        type (crnn, the paper's, or cnn, its baseline) and hyperparameters, such as
+        {"type": "crnn", "filters": 64}.
     frontend
         type and settings of the front-end (pcen, logmel or mfcc), such as
         {"type": "logmel", "mels": 40}.
@@ -66,7 +68,7 @@ class TrainConfig:
         the operating point whose threshold is frozen on dev, and its noise.
     """
 
-    network: Literal["crnn", "cnn"] = "crnn"
+    network: dict[str, Any] = field(default_factory=lambda: {"type": "crnn"})
     frontend: dict[str, Any] = field(default_factory=lambda: {"type": "pcen"})
     classes: Literal["keywords", "unknown-silence"] = "keywords"
     detection: DetectionConfig = DetectionConfig()
@@ -77,6 +79,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        network_config(self.network)
         require(self, "fa_per_hour", above=0)
         require(self, "snr_db")
         require(self, "seed", at_least=0)
@@ -367,7 +370,7 @@ def _new_spotter(keywords: list[str], config: TrainConfig, init: Path | None) ->
             SpotterConfig(
                 labels=labels,
                 frontend=config.frontend,
-                network={"type": config.network},
+                network=config.network,
                 detection=config.detection,
             )
         )
@@ -376,12 +379,12 @@ def _new_spotter(keywords: list[str], config: TrainConfig, init: Path | None) ->
 def _require_settings(spotter: Spotter, config: TrainConfig, init: Path) -> None:
     """Refuse to go on from a model of other settings, which would silently take their place."""
     wanted = {
-        "network": config.network,
+        "network": dataclasses.asdict(network_config(config.network)),
         "frontend": frontend.build(config.frontend).describe(),
         "detection": dataclasses.asdict(config.detection),
     }
     found = {
-        "network": spotter.network.name,
+        "network": dataclasses.asdict(spotter.network.config),
         "frontend": spotter.frontend.describe(),
         "detection": dataclasses.asdict(spotter.config.detection),
     }

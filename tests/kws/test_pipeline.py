@@ -49,7 +49,7 @@ def test_folds_are_trained_measured_and_pooled(tmp_path, corpus, monkeypatch):
 
     monkeypatch.setattr(pipeline, "train_spotter", no_more)
     assert run(corpus, tmp_path) == rows
-    for change in ({"conditions": ("clean",)}, {"train": TrainConfig(network="cnn")}):
+    for change in ({"conditions": ("clean",)}, {"train": TrainConfig(network={"type": "cnn"})}):
         with pytest.raises(RequestError, match="holds a run with other settings or data"):
             run(corpus, tmp_path, dataclasses.replace(CONFIG, **change))
     assert run(corpus, tmp_path, dataclasses.replace(CONFIG, test_folds=(0,)))

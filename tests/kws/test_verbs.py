@@ -281,3 +281,18 @@ def test_export_is_checked_against_onnxruntime(tmp_path, model):
     described = json.loads((tmp_path / "spotter.json").read_text())
     assert described["keywords"] == ["computer"]
     assert described["frontend"]["type"] == "pcen"
+
+
+def test_a_network_of_other_hyperparameters(tmp_path, corpus, capsys):
+    given = ["--keywords", "computer", "--positives", corpus["positives"]]
+    given += ["--negatives", corpus["negatives"], *TRAIN]
+    small = ["--network.type", "crnn", "--network.filters", "4", "--network.hidden", "8"]
+    assert run("kws", "train", *given, *small, "--out", tmp_path / "small") == 0
+    config = Spotter.load(tmp_path / "small" / "model").network.config
+    assert (config.filters, config.hidden, config.recurrent_units) == (4, 8, 32)
+    further = ["--init", tmp_path / "small" / "model", "--out", tmp_path / "further"]
+    assert run("kws", "train", *given, *further) == 2
+    assert "its network is {" in capsys.readouterr().err
+    unknown = ["--network.type", "crnn", "--network.layers", "3", "--out", tmp_path / "unknown"]
+    assert run("kws", "train", *given, *unknown) == 2
+    assert "unknown crnn hyperparameters layers" in capsys.readouterr().err
