@@ -6,7 +6,8 @@ r"""Does active learning pay for a spotter of commands? Clips of one word, divid
 FOLDER holds a manifest of clips with label and speaker, such as Speech Commands: ten of its words
 are the commands, all others are "unknown". The speakers to measure on, and those to choose epochs
 on, are set aside; the clips of the others are dealt to base and pool. The error is the share of
-clips that get the wrong one of twelve classes.
+clips that get the wrong one of twelve classes. The spotter is a small CRNN (78,620 parameters), in
+scenes plain enough to learn from in minutes, so that labels and not steps limit it.
 """
 
 import dataclasses
@@ -19,12 +20,32 @@ from speechkit.active_learning.study import divide
 from speechkit.cli import run_recipe
 from speechkit.kws.fit import FitConfig
 from speechkit.kws.learner import SPOTTER
+from speechkit.kws.scenes import SceneConfig
 from speechkit.kws.train import TrainConfig
 
 QUERIES = ("random", "egl", "egl:parameters=logits", "entropy", "margin")
-FOLDS, TEST_FOLDS, DEV_FOLD, BASE_SHARE = 10, (0, 1, 2), 3, 0.15
-SMALL = dataclasses.replace(SPOTTER.train, fit=FitConfig(epochs=5, steps=80, workers=0))
-FURTHER = FitConfig(epochs=2, steps=75, workers=0)
+FOLDS, TEST_FOLDS, DEV_FOLD, BASE_SHARE = 10, (0, 1, 2), 3, 0.1
+PLAIN = SceneConfig(
+    scenes=8,
+    windows=8,
+    positive_share=0.7,
+    neighbour_probability=0.2,
+    snr_db=(0.0, 30.0),
+    noise_probability=0.7,
+    second_noise_probability=0.0,
+    noise_change_probability=0.0,
+    rir_probability=0.0,
+    speed_probability=0.5,
+)
+SMALL = TrainConfig(
+    network={"type": "crnn", "filters": 16, "recurrent_units": 16},
+    classes="unknown-silence",
+    scenes=PLAIN,
+    fit=FitConfig(
+        epochs=5, steps=300, learning_rate=4e-3, hard_windows=0, averaging=0.98, workers=0
+    ),
+)
+FURTHER = dataclasses.replace(SMALL.fit, epochs=4, steps=200, learning_rate=2e-3, drops=1)
 
 
 def al_commands(
