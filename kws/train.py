@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +21,9 @@ from speechkit.files import write_json
 from speechkit.kws.batches import SceneBatches
 from speechkit.kws.clips import Clip, load_clips
 from speechkit.kws.dealing import NEGATIVES, deal, require_all
+from speechkit.kws.detector import Detector
 from speechkit.kws.fit import DevSet, FitConfig, fit
-from speechkit.kws.measure import Scored, operating_point
+from speechkit.kws.measure import Scored, listen, operating_point
 from speechkit.kws.models import network_config
 from speechkit.kws.rows import SILENT_LABELS
 from speechkit.kws.scenes import Material, SceneConfig
@@ -245,27 +246,29 @@ def train_spotter(
         hop_s=spotter.frontend.config.hop_s,
         seed=config.seed,
     )
-    streams = _dev_set(dev, config.snr_db, negative_draws=1)
-    best = fit(spotter, batches, streams, config=config.fit, out=out, progress=sys.stderr.isatty())
-    heard = _dev_set(dev, config.snr_db, negative_draws=_FREEZE_DRAWS).listen(best)
+    positives, negatives = _dev_streams(dev, config.snr_db, negative_draws=1)
+    kept = DevSet({k: list(streams) for k, streams in positives.items()}, list(negatives))
+    best = fit(spotter, batches, kept, config=config.fit, out=out, progress=sys.stderr.isatty())
+    # heard once, and so never in memory together
+    positives, negatives = _dev_streams(dev, config.snr_db, negative_draws=_FREEZE_DRAWS)
+    heard = listen(Detector(best), positives=positives, negatives=negatives)
     frozen = freeze(best, heard, config)
     frozen.save(out / "model")
     return frozen
 
 
-def _dev_set(dev: Split, snr_db: float, *, negative_draws: int) -> DevSet:
-    """Return dev in noise: each keyword and each negative in several draws of it."""
+def _dev_streams(
+    dev: Split, snr_db: float, *, negative_draws: int
+) -> tuple[dict[str, Iterator[Stream]], Iterator[Stream]]:
+    """Return dev in noise, made as it is heard: keywords and negatives in several draws of it."""
 
     def draws(
         count: int, streams: Callable[..., Iterable[Stream]], clips: Sequence[Clip]
-    ) -> list[Stream]:
-        return [
-            stream
-            for draw in range(count)
-            for stream in streams(clips, dev.noises, snr_db=snr_db, seed=draw)
-        ]
+    ) -> Iterator[Stream]:
+        for draw in range(count):
+            yield from streams(clips, dev.noises, snr_db=snr_db, seed=draw)
 
-    return DevSet(
+    return (
         {k: draws(_DEV_DRAWS, keyword_streams, clips) for k, clips in dev.positives.items()},
         draws(negative_draws, negative_streams, dev.negatives),
     )
