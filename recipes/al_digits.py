@@ -31,7 +31,7 @@ from speechkit.batching import BatchConfig
 from speechkit.cli import run_recipe
 from speechkit.seeds import seed_of
 
-QUERIES = ("random", "longest", "entropy", "pctc", "true_gradient", "egl", "egl/per_second")
+QUERIES = ("random", "longest", "entropy", "pctc", "true_gradient", "egl", "egl:parameters=output")
 MOST_DIGITS, GAP_S, SNR_DB, BASE_SHARE = 7, (0.02, 0.25), (-5.0, 25.0), 0.1
 FOLDS, TEST, DEV, LEARNT = 10, range(2), range(2, 3), range(3, 10)
 SUBSAMPLING = SubsamplingConfig(kind="1d", channels=64)
