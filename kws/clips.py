@@ -71,10 +71,17 @@ class Loaded:
         return sum(clip.duration_s for clip in self.clips) / 3600
 
 
-def load_clips(cuts: Iterable[Cut], *, what: str) -> Loaded:
+def load_clips(cuts: Iterable[Cut], *, what: str, decoded: dict[str, Clip] | None = None) -> Loaded:
     """Decode cuts; broken ones are named in the log and left out.
 
     An hour takes 115 MB.
+
+    Parameters
+    ----------
+    what
+        they are, for the log.
+    decoded
+        clips that need not be decoded again, by id; gets the others.
 
     Raises
     ------
@@ -82,9 +89,12 @@ def load_clips(cuts: Iterable[Cut], *, what: str) -> Loaded:
         if there are cuts, but not one of them can be decoded.
     """
     clips, broken = [], {}
+    known = {} if decoded is None else decoded
     for cut in cuts:
         try:
-            clips.append(load_clip(cut))
+            if cut.id not in known:
+                known[cut.id] = load_clip(cut)
+            clips.append(known[cut.id])
         except AudioError as error:
             broken[cut.id] = str(error)
             logger.warning("%s left out: %s", what, error)

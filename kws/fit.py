@@ -121,7 +121,7 @@ class DevSet:
 def fit(
     spotter: Spotter,
     batches: SceneBatches,
-    dev: DevSet,
+    dev: DevSet | None,
     *,
     config: FitConfig,
     out: Path,
@@ -131,12 +131,14 @@ def fit(
 
     Parameters
     ----------
+    dev
+        what "best" is measured on; without it all epochs are made, and the last one is kept.
     out
         also gets ``log.jsonl``, a line an epoch, ``tensorboard/`` where that is installed, and
         ``resume/last.ckpt``, from which a run that was interrupted goes on.
     """
     training = _Training(spotter, config, seed=batches.seed)
-    keeper = _Keeper(dev.with_features(spotter), out, config)
+    keeper = _Keeper(dev and dev.with_features(spotter), out, config)
     trainer = make_trainer(
         out,
         keeper,
@@ -259,7 +261,7 @@ class _Training(lightning.LightningModule):  # type: ignore[misc]
 class _Keeper(Callback):  # type: ignore[misc]
     """Between epochs: measure, keep the best, drop the learning rate, stop, write the state."""
 
-    def __init__(self, dev: DevSet, out: Path, config: FitConfig) -> None:
+    def __init__(self, dev: DevSet | None, out: Path, config: FitConfig) -> None:
         self.dev = dev
         self.out = out
         self.config = config
@@ -279,29 +281,34 @@ class _Keeper(Callback):  # type: ignore[misc]
     def on_train_start(self, trainer: lightning.Trainer, training: Any) -> None:
         trainer.should_stop = self.done
         rewind_log(trainer, self.out)
-        if trainer.global_step == 0:
+        if trainer.global_step == 0 and self.dev:
             # what goes on from a model must beat it, if not in the first epoch
-            self.best, self.idle = self._measure(training), -1
+            self.best, self.idle = self._measure(training, self.dev), -1
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, training: Any) -> None:
-        dev = self._measure(training)
-        self._judge(dev, trainer)
-        self._log(trainer, training, dev)
+        measured = {}
+        if self.dev:
+            dev = self._measure(training, self.dev)
+            self.idle = 0 if dev < self.best else self.idle + 1
+            self.best = min(self.best, dev)
+            measured = {"dev_frr": round(dev, 6), "best_dev_frr": round(self.best, 6)}
+        else:
+            _averaged(training).save(self.out / "model")
+        self._lower_rate(trainer)
+        self._log(trainer, training, measured)
         write_state(trainer, self.out)
 
-    def _measure(self, training: Any) -> float:
+    def _measure(self, training: Any, dev: DevSet) -> float:
         """Return the mean FRR on dev; keep the model if none was better."""
-        spotter: Spotter = training.averaged.module
-        spotter.eval()
-        scored = self.dev.listen(spotter)
-        dev = sum(mean_frr(one, _DEV_FA_PER_HOUR) for one in scored.values()) / len(scored)
-        if dev <= self.best:
+        spotter = _averaged(training)
+        scored = dev.listen(spotter)
+        frr = sum(mean_frr(one, _DEV_FA_PER_HOUR) for one in scored.values()) / len(scored)
+        if frr <= self.best:
             spotter.save(self.out / "model")
-        return dev
+        return frr
 
-    def _judge(self, dev: float, trainer: lightning.Trainer) -> None:
-        self.idle = 0 if dev < self.best else self.idle + 1
-        self.best = min(self.best, dev)
+    def _lower_rate(self, trainer: lightning.Trainer) -> None:
+        """Lower the rate when dev has got no better or an epoch is due; after all drops, stop."""
         due = (
             self.dropped < self.config.drops
             and trainer.current_epoch + 1 >= self.config.latest_drop(self.dropped)
@@ -316,23 +323,30 @@ class _Keeper(Callback):  # type: ignore[misc]
         for group in trainer.optimizers[0].param_groups:
             group["lr"] *= self.config.drop
 
-    def _log(self, trainer: lightning.Trainer, training: Any, dev: float) -> None:
+    def _log(self, trainer: lightning.Trainer, training: Any, measured: dict[str, float]) -> None:
         line = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
             "loss": round(float(torch.stack(training.losses).mean()), 6),
-            "dev_frr": round(dev, 6),
-            "best_dev_frr": round(self.best, 6),
+            **measured,
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             "elapsed_s": round(time.monotonic() - self.begun, 1),
         }
         training.losses.clear()
         write_line(trainer, self.out, line)
+        dev = "dev FRR %(dev_frr).4f (best %(best_dev_frr).4f), " if measured else ""
         logger.info(
-            "epoch %(epoch)d: loss %(loss).4f, dev FRR %(dev_frr).4f (best %(best_dev_frr).4f), "
-            "learning rate %(learning_rate)g, %(elapsed_s).0f s",
+            "epoch %(epoch)d: loss %(loss).4f, "
+            + dev
+            + "learning rate %(learning_rate)g, %(elapsed_s).0f s",
             line,
         )
+
+
+def _averaged(training: Any) -> Spotter:
+    """Return the spotter with averaged weights, which is what is measured and kept."""
+    spotter: Spotter = training.averaged.module
+    return spotter.eval()
 
 
 def cut_windows(features_stf: Tensor, starts_sw: Tensor, frames: int) -> Tensor:

@@ -6,15 +6,16 @@
 import dataclasses
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from lhotse.cut import Cut
 
 from speechkit import manifests
 from speechkit.errors import RequestError
 from speechkit.kws.classify import accuracy
-from speechkit.kws.clips import load_clips
+from speechkit.kws.clips import Clip, load_clips
 from speechkit.kws.dealing import deal
 from speechkit.kws.fit import FitConfig
 from speechkit.kws.models import describe_network
@@ -47,6 +48,9 @@ class SpotterLearner:
         clips of noise for training; white noise without any.
     dev
         clips to choose the epoch on; a sixth of those to train on, if there are none.
+    keep
+        the epoch that is best on dev, or the last one, which needs no dev and freezes no threshold:
+        for studies, whose models must not differ by their luck on dev.
     """
 
     keywords: tuple[str, ...] = COMMANDS
@@ -58,6 +62,8 @@ class SpotterLearner:
     further: FitConfig | None = None
     noises: tuple[Cut, ...] = ()
     dev: tuple[Cut, ...] = ()
+    keep: Literal["best", "last"] = "best"
+    _decoded: dict[str, Clip] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def fit(self, cuts: Sequence[Cut], init: Spotter | None, *, seed: int, out: Path) -> Spotter:
         """Return a spotter trained on cuts, from ``init`` if there is one.
@@ -79,7 +85,7 @@ class SpotterLearner:
     def evaluate(self, model: Spotter, cuts: Sequence[Cut]) -> dict[str, float]:
         """Return the share of clips whose class is not found, as ``error``."""
         classes = {cut.id: self.class_of(cut) for cut in cuts}
-        clips = load_clips(cuts, what="test").clips
+        clips = load_clips(cuts, what="test", decoded=self._decoded).clips
         labelled = [(clip, classes[clip.id]) for clip in clips]
         return {"error": 1 - accuracy(model, labelled).share}
 
@@ -101,7 +107,9 @@ class SpotterLearner:
         return word if word in self.keywords else UNKNOWN
 
     def _train(self, cuts: Sequence[Cut], init: Spotter | None, *, seed: int, out: Path) -> None:
-        training, dev = (list(cuts), self.dev) if self.dev else self._set_aside(cuts, seed)
+        training, dev = list(cuts), self.dev
+        if self.keep == "best" and not dev:
+            training, dev = self._set_aside(cuts, seed)
         start, config = None, dataclasses.replace(self.train, seed=seed)
         if init is not None:
             start = out / "init"
@@ -115,13 +123,13 @@ class SpotterLearner:
             )
         train_spotter(
             self._split(training, every_keyword=True),
-            self._split(dev, every_keyword=False),
+            self._split(dev, every_keyword=False) if self.keep == "best" else None,
             out=out,
             config=config,
             init=start,
         )
 
-    def _set_aside(self, cuts: Sequence[Cut], seed: int) -> tuple[list[Cut], list[Cut]]:
+    def _set_aside(self, cuts: Sequence[Cut], seed: int) -> tuple[list[Cut], tuple[Cut, ...]]:
         """Divide clips into training and dev, which gets its part of every class."""
         if len(cuts) < _DEV_FOLDS:
             raise RequestError(
@@ -132,7 +140,8 @@ class SpotterLearner:
             kinds.setdefault(self.class_of(cut), []).append(cut)
         of = deal(kinds, _DEV_FOLDS, by="clip", seed=seed)
         # the second fold, since of a single clip the first would leave none to train on
-        return [cut for cut in cuts if of[cut.id] != 1], [cut for cut in cuts if of[cut.id] == 1]
+        training = [cut for cut in cuts if of[cut.id] != 1]
+        return training, tuple(cut for cut in cuts if of[cut.id] == 1)
 
     def _split(self, cuts: Sequence[Cut], *, every_keyword: bool) -> Split:
         """Decode cuts by class; a keyword without clips still is a class of the network."""
@@ -144,7 +153,8 @@ class SpotterLearner:
             positives = {word: clips for word, clips in positives.items() if clips}
         others = [cut for cut in cuts if classes[cut.id] not in self.keywords]
         silent = frozenset(cut.id for cut in others if classes[cut.id] == SILENCE)
-        return dataclasses.replace(decode(positives, others, noises=self.noises), silent=silent)
+        split = decode(positives, others, noises=self.noises, decoded=self._decoded)
+        return dataclasses.replace(split, silent=silent)
 
 
 SPOTTER = SpotterLearner()

@@ -197,7 +197,7 @@ def train(
 
 def train_spotter(
     training: Split,
-    dev: Split,
+    dev: Split | None,
     *,
     out: Path,
     config: TrainConfig,
@@ -207,20 +207,18 @@ def train_spotter(
 ) -> Spotter:
     """Train on decoded clips; return the best spotter, its thresholds frozen on ``dev``.
 
+    Without ``dev`` the last epoch is kept, and no threshold frozen.
+
     Raises
     ------
     RequestError
         if ``dev`` cannot tell misses from false alarms, or ``init`` is of other settings.
     """
-    if not dev.negatives or not dev.positives or not all(dev.positives.values()):
-        counts = ", ".join(f"{len(clips)} of {k}" for k, clips in dev.positives.items())
-        raise RequestError(
-            f"dev set: {counts or 'no positives'}, {len(dev.negatives)} negatives: epochs and "
-            "thresholds are chosen by misses and false alarms; give some of each"
-        )
+    if dev is not None:
+        _require_both(dev)
     clips = {
         "training": training.fingerprints(),
-        "dev": dev.fingerprints(),
+        "dev": None if dev is None else dev.fingerprints(),
         "rooms": _fingerprint(responses),
         "hard": _fingerprint(hard),
     }
@@ -246,15 +244,27 @@ def train_spotter(
         hop_s=spotter.frontend.config.hop_s,
         seed=config.seed,
     )
+    progress = sys.stderr.isatty()
+    if dev is None:
+        return fit(spotter, batches, None, config=config.fit, out=out, progress=progress)
     positives, negatives = _dev_streams(dev, config.snr_db, negative_draws=1)
     kept = DevSet({k: list(streams) for k, streams in positives.items()}, list(negatives))
-    best = fit(spotter, batches, kept, config=config.fit, out=out, progress=sys.stderr.isatty())
+    best = fit(spotter, batches, kept, config=config.fit, out=out, progress=progress)
     # heard once, and so never in memory together
     positives, negatives = _dev_streams(dev, config.snr_db, negative_draws=_FREEZE_DRAWS)
     heard = listen(Detector(best), positives=positives, negatives=negatives)
     frozen = freeze(best, heard, config)
     frozen.save(out / "model")
     return frozen
+
+
+def _require_both(dev: Split) -> None:
+    if not dev.negatives or not dev.positives or not all(dev.positives.values()):
+        counts = ", ".join(f"{len(clips)} of {k}" for k, clips in dev.positives.items())
+        raise RequestError(
+            f"dev set: {counts or 'no positives'}, {len(dev.negatives)} negatives: epochs and "
+            "thresholds are chosen by misses and false alarms; give some of each"
+        )
 
 
 def _dev_streams(
@@ -307,17 +317,27 @@ def freeze(spotter: Spotter, dev: dict[str, Scored], config: TrainConfig) -> Spo
 
 
 def decode(
-    positives: dict[str, list[Cut]], negatives: Sequence[Cut], *, noises: Sequence[Cut]
+    positives: dict[str, list[Cut]],
+    negatives: Sequence[Cut],
+    *,
+    noises: Sequence[Cut],
+    decoded: dict[str, Clip] | None = None,
 ) -> Split:
     """Decode cuts; broken clips are named in the log and left out.
+
+    ``decoded`` is as for `speechkit.kws.clips.load_clips`.
 
     Raises
     ------
     JobError
         if of a keyword, or of the negatives or noises given, no clip can be used.
     """
-    found = {k: load_clips(cuts, what=f"positives of {k!r}") for k, cuts in positives.items()}
-    others, quiet = load_clips(negatives, what="negatives"), load_clips(noises, what="noise")
+    found = {
+        k: load_clips(cuts, what=f"positives of {k!r}", decoded=decoded)
+        for k, cuts in positives.items()
+    }
+    others = load_clips(negatives, what="negatives", decoded=decoded)
+    quiet = load_clips(noises, what="noise", decoded=decoded)
     return Split(
         {keyword: loaded.clips for keyword, loaded in found.items()},
         others.clips,

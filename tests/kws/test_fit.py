@@ -112,6 +112,23 @@ def test_a_run_writes_model_state_and_log(uninterrupted):
     assert len(changed) > 5
 
 
+def test_without_a_dev_set_the_last_epoch_is_kept(uninterrupted, tmp_path):
+    config = dataclasses.replace(CONFIG, patience=1, drops=0)
+    spotter = fit(tiny_spotter(), scenes(), None, config=config, out=tmp_path)
+    averaged = {
+        name.removeprefix("averaged.module."): value
+        for name, value in state_of(tmp_path)["state_dict"].items()
+        if name.startswith("averaged.module.")
+    }
+    assert_equal(weights(spotter), averaged)
+    lines = log_of(tmp_path)
+    # no patience runs out
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert not any("dev_frr" in line for line in lines)
+    # dev chooses among epochs and changes none of them
+    assert lines[0]["loss"] == log_of(uninterrupted[0])[0]["loss"]
+
+
 def test_the_loss_falls():
     """Twenty steps tell tones of 2 kHz from tones of 400 Hz."""
     spotter = tiny_spotter()

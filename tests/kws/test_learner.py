@@ -50,6 +50,21 @@ def test_a_model_is_trained_once_and_another_goes_on_from_it(cuts, tmp_path):
     assert error * len(cuts) == pytest.approx(round(error * len(cuts)))
 
 
+def test_the_last_epoch_needs_no_dev(cuts, tmp_path):
+    learner = dataclasses.replace(TEACHER, keep="last")
+    spotter = learner.fit(cuts[:3], None, seed=0, out=tmp_path)
+    assert not spotter.config.thresholds
+    (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert "dev_frr" not in line
+
+
+def test_clips_are_decoded_once(cuts, tmp_path, monkeypatch):
+    learner = dataclasses.replace(TEACHER, keep="last")
+    spotter = learner.fit(cuts, None, seed=0, out=tmp_path)
+    monkeypatch.setattr("speechkit.kws.clips.load_cut", lambda cut: pytest.fail("decoded again"))
+    learner.evaluate(spotter, cuts)
+
+
 def test_too_few_clips_are_refused(cuts, tmp_path):
     with pytest.raises(RequestError, match="too few to set a dev set aside"):
         TEACHER.fit(cuts[:3], None, seed=0, out=tmp_path)
