@@ -83,11 +83,12 @@ class SpotterLearner:
         return Spotter.load(out / "model")
 
     def evaluate(self, model: Spotter, cuts: Sequence[Cut]) -> dict[str, float]:
-        """Return the share of clips whose class is not found, as ``error``."""
+        """Return the share of clips whose class is not found, ``error``, and the ``loss``, nats."""
         classes = {cut.id: self.class_of(cut) for cut in cuts}
         clips = load_clips(cuts, what="test", decoded=self._decoded).clips
         labelled = [(clip, classes[clip.id]) for clip in clips]
-        return {"error": 1 - accuracy(model, labelled).share}
+        found = accuracy(model, labelled)
+        return {"error": 1 - found.share, "loss": found.loss}
 
     def class_of(self, cut: Cut) -> str:
         """Return a keyword, or the class of silence or of other words.
