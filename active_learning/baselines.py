@@ -233,11 +233,21 @@ class TrueErrors:
     """An oracle: the word error rate of the most probable transcript."""
 
     def score(self, batch: Utterances) -> Columns:
-        """Return errors over words; None where there is no transcript."""
-        texts = [text_of(clip.cut) for clip in batch.clips]
+        """Return errors over words; None where there is no transcript that the model can write."""
+        texts = [_reference(batch.model, clip) for clip in batch.clips]
         found = [batch.model.text_of(best.tokens) for best in batch.best()]
         pairs = zip(texts, found, strict=True)
         return {"": [None if text is None else _error_rate(text, heard) for text, heard in pairs]}
+
+
+def _reference(model: Recogniser, clip: Clip) -> str | None:
+    """Return what is said as the model would write it; None where that is not known."""
+    text = text_of(clip.cut)
+    try:
+        return None if text is None else model.text_of(tuple(model.tokens_of(text)))
+    except RequestError as error:
+        logger.warning("%s: %s", clip.id, error)
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)

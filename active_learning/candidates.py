@@ -59,11 +59,17 @@ def candidates_of(
     Raises
     ------
     RequestError
-        if there is no such column of numbers, or embeddings differ in length.
+        if there is no such column of numbers, it reaches below 0 and is to be divided, or
+        embeddings differ in length.
     """
     duration_s = _numbers(scores, "duration_s")
     utility = _numbers(scores, column)
     if per_second:
+        if (utility < 0).any():
+            raise RequestError(
+                f"column {column!r}: reaches below 0, which dividing by the duration would turn "
+                "round: the longer, the better; leave out per_second"
+            )
         with np.errstate(divide="ignore", invalid="ignore"):
             utility = utility / duration_s
     embeddings = None

@@ -76,11 +76,10 @@ class Cascade:
 
     @property
     def fine(self) -> str:
-        """The strategy of the second stage."""
-        return (
-            f"egl:parameters={self.parameters},weights={self.weights},k={self.k},"
-            f"passes={self.passes}"
-        )
+        """The strategy of the second stage; with draws every hypothesis has its own pass."""
+        text = f"egl:parameters={self.parameters},weights={self.weights},k={self.k}"
+        drawn = self.weights in ("sample", "stratified")
+        return text if drawn else f"{text},passes={self.passes}"
 
     def chosen(self, coarse: pa.Table) -> list[str]:
         """Return the ids of the clips that get the second score; of equal ones the smaller ids."""

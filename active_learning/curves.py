@@ -11,7 +11,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from speechkit.active_learning.statistics import percentile_interval, resamples
+from speechkit.active_learning.statistics import (
+    mean_interval,
+    percentile_interval,
+    ratio_interval,
+    resamples,
+)
 from speechkit.errors import RequestError
 from speechkit.metrics import CONFIDENCE, Interval
 
@@ -21,7 +26,7 @@ Censored = Literal["", "at least", "at most"]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value and its bootstrap interval over seeds."""
+    """A value and its interval over seeds."""
 
     value: float
     interval: Interval
@@ -99,17 +104,14 @@ class Curve:
         x = np.unique([low, *inner, high])
         return Curve(x, np.stack([self.at(point) for point in x], axis=1))
 
-    def band(
-        self, *, draws: int = 2000, seed: int = 0, confidence: float = CONFIDENCE
-    ) -> list[Interval]:
-        """Return the bootstrap interval of the mean at each point."""
-        means = _means(self, draws, seed)
-        return [percentile_interval(column, confidence=confidence) for column in means.T]
+    def band(self, *, confidence: float = CONFIDENCE) -> list[Interval]:
+        """Return the interval of the mean at each point."""
+        return [mean_interval(column, confidence=confidence) for column in self.errors.T]
 
-    def area(self, *, draws: int = 2000, seed: int = 0) -> Estimate:
+    def area(self) -> Estimate:
         """Return the area under the curve over its width: the mean error along it."""
-        areas = _area(self.x, _means(self, draws, seed))
-        return Estimate(float(_area(self.x, self.mean)), percentile_interval(areas))
+        areas = areas_per_seed(self)
+        return Estimate(float(areas.mean()), mean_interval(areas))
 
 
 def areas_per_seed(curve: Curve) -> Vector:
@@ -117,14 +119,18 @@ def areas_per_seed(curve: Curve) -> Vector:
     return _area(curve.x, curve.errors)
 
 
-def reduction(
-    curve: Curve, baseline: Curve, *, x: float, draws: int = 2000, seed: int = 0
-) -> Estimate:
-    """Return by which part the mean error at a point lies below the baseline's (paired seeds)."""
+def reduction(curve: Curve, baseline: Curve, *, x: float) -> Estimate:
+    """Return by which part the mean error at a point lies below the baseline's (paired seeds).
+
+    NaN where the baseline makes no error.
+    """
     _require_pairs(curve, baseline)
-    ours, theirs = (c.at(x)[_indices(c, draws, seed)].mean(axis=1) for c in (curve, baseline))
-    value = 1 - curve.at(x).mean() / baseline.at(x).mean()
-    return Estimate(float(value), percentile_interval(1 - ours / theirs))
+    ours, theirs = curve.at(x), baseline.at(x)
+    if theirs.mean() == 0:
+        return Estimate(math.nan, Interval(math.nan, math.nan))
+    ratio = ratio_interval(ours, theirs)
+    value = 1 - float(ours.mean() / theirs.mean())
+    return Estimate(value, Interval(1 - ratio.high, 1 - ratio.low))
 
 
 def label_saving(
@@ -132,7 +138,8 @@ def label_saving(
 ) -> Saving:
     """Return how many labels a strategy saves at a point, against a baseline (paired seeds).
 
-    Both mean curves are resampled with the same seeds, and read by straight lines between points.
+    Both mean curves are resampled with the same seeds, and read by straight lines between points;
+    see `percentile_interval` for how far the interval of a few seeds can be trusted.
 
     Raises
     ------
@@ -146,7 +153,7 @@ def label_saving(
         _saving(x, _reaches(baseline.x, theirs, float(error))[0])
         for error, theirs in zip(ours, _means(baseline, draws, seed), strict=True)
     ]
-    interval = percentile_interval(replicates)
+    interval = percentile_interval(replicates, count=len(curve.errors))
     return Saving(x, equal_x, _saving(x, equal_x), censored, interval)
 
 

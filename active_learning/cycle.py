@@ -3,20 +3,21 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from lhotse import CutSet
 from lhotse.cut import Cut
 
 from speechkit import manifests
 from speechkit.active_learning.annotations import with_text
-from speechkit.active_learning.blocks import scores_folder
+from speechkit.active_learning.blocks import digest, scores_folder
 from speechkit.active_learning.exchange import TASKS_NAME, export, import_labels
 from speechkit.active_learning.query import Query
 from speechkit.active_learning.score import config_digest, score
 from speechkit.active_learning.scoring import ScoringConfig
 from speechkit.active_learning.select import SELECTION_NAME, read_selection, select
 from speechkit.checkpoint import model_digest
+from speechkit.claims import claim
 from speechkit.errors import JobError, RequestError
 from speechkit.files import write_json
 
@@ -26,6 +27,7 @@ _LABELS_FOLDER = "labels"
 _ORACLE_NAME = "oracle.jsonl.gz"
 _RETRAINED_FOLDER = "retrained"
 _ERRORS_NAME = "errors.json"
+_ROUND_NAME = "round.json"
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,9 @@ class Learner(Protocol[M]):
     def evaluate(self, model: M, cuts: Sequence[Cut]) -> dict[str, float]:
         """Return errors by name."""
 
+    def settings(self) -> dict[str, Any]:
+        """Return all that its models depend on besides clips and seed, as plain values."""
+
 
 def hand_over(
     pool: Path,
@@ -55,7 +60,8 @@ def hand_over(
     """Score, select and export; return the folder for the annotators.
 
     A selection and an export that stand in ``out`` are kept, whatever has become of the pool since:
-    the clips may be with the annotators already.
+    the clips may be with the annotators already. Another model, strategy or budget is another
+    round, and refused there.
 
     Parameters
     ----------
@@ -68,6 +74,8 @@ def hand_over(
         tasks for Label Studio; else cuts, for a pool of features.
     """
     selection, handed = out / SELECTION_FOLDER, out / EXPORT_FOLDER
+    asked = {"model": model_digest(model), "strategy": strategy, "budget": budget}
+    claim(out, asked, file=_ROUND_NAME)
     if not (selection / SELECTION_NAME).is_file():
         query = Query.parse(strategy)
         config = ScoringConfig()
@@ -118,8 +126,9 @@ def retrain(
 ) -> dict[str, dict[str, float]]:
     """Take labels back, train on with them and measure; return the errors before and after.
 
-    Writes OUT/retrained/FINGERPRINT/model, of the clips and labels that it was trained on, and
-    OUT/errors.json, which names it. Further labels make another model, from the same one.
+    Writes OUT/retrained/DIGEST/model, of the clips and labels that it was trained on, the seed and
+    the learner's settings, and OUT/errors.json, which names it. Further labels make another model,
+    from the same one.
 
     Parameters
     ----------
@@ -131,10 +140,10 @@ def retrain(
         manifests: what it was trained on, what to measure on.
     """
     # a clip that was labelled again counts once, as it was labelled last
-    # a clip that was labelled again counts once, as it was labelled last
     known = [cut for path in labelled for cut in manifests.read(path, allow_empty=True)]
     training = list({cut.id: cut for cut in [*known, *take_back(labels, out=out)]}.values())
-    retrained = out / _RETRAINED_FOLDER / manifests.fingerprint(training)
+    of = {"clips": manifests.fingerprint(training), "seed": seed, "learner": learner.settings()}
+    retrained = out / _RETRAINED_FOLDER / digest(of)
     after = learner.fit(training, before, seed=seed, out=retrained)
     measured = list(manifests.read_all(test))
     errors = {

@@ -96,11 +96,23 @@ class Egl:
                 f"egl: k {self.count}, tail {self.tail}, power {self.power}; give k and tail of 1 "
                 "or more, power 1 or 2"
             )
+        if self.passes is not None and not self.can_save_passes:
+            raise RequestError(
+                f"egl: passes {self.passes} with weights {self.weights}, power {self.power}, "
+                f"parameters {self.parameters}: every hypothesis has a pass of its own there, or "
+                "none has; leave passes out"
+            )
         if not 0 <= self.tolerance < 1 or (self.passes is not None and self.passes < 1):
             raise RequestError(
                 f"egl: tolerance {self.tolerance:g}, passes {self.passes}; give 0 to below 1, and "
                 "1 or more"
             )
+
+    @property
+    def can_save_passes(self) -> bool:
+        """Whether the sum over hypotheses can be had by fewer backward passes than there are."""
+        drawn = self.weights in ("sample", "stratified")
+        return self.power == 2 and not drawn and self.parameters not in ("logits", "output")
 
     @property
     def count(self) -> int:
@@ -150,9 +162,8 @@ class Egl:
     ) -> list[tuple[float, float | None]]:
         """Return the expected power of the norm, and its standard error, of each clip."""
         gradients = logit_gradients(batch, sets)
-        drawn = self.weights in ("sample", "stratified")
         closed = self.parameters in ("logits", "output")
-        if self.power == 2 and not drawn and not closed:
+        if self.can_save_passes:
             return [(total, None) for total in self._totals(batch, gradients, sets)]
         squares = self._closed(batch, gradients) if closed else self._recorded(batch, gradients)
         values = [square if self.power == 2 else square.sqrt() for square in squares]

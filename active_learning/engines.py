@@ -191,14 +191,18 @@ class Ray:
 
     def _start(self) -> None:
         ray = _ray()
-        if not ray.is_initialized():
-            # logical CPUs beyond the actors', without which Ray's own tasks would never run
-            ray.init(
-                num_cpus=max(4, self.actors + 3),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-            )
+        if ray.is_initialized():
+            return
+        quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+        if cluster := os.environ.get("RAY_ADDRESS"):
+            try:
+                ray.init(**quiet)
+            except (ValueError, ConnectionError) as error:
+                raise JobError(f"RAY_ADDRESS {cluster}: no cluster of Ray ({error})") from error
+            return
+        # logical CPUs beyond the actors', without which Ray's own tasks would never run
+        cpus = max(4, self.actors + 3)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
 
     def _run(self, score: Score, todo: Path, folder: Path) -> None:
         ray = _ray()

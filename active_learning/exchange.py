@@ -126,7 +126,7 @@ def import_labels(
         "file": str(file),
         "states": states,
         "labelled_in_all": len(labelled),
-        "seconds_of_work": sum(a.seconds or 0.0 for a in annotations),
+        "seconds_of_work": sum(a.seconds or 0.0 for of_clip in checked.values() for a in of_clip),
         "unknown_ids": unknown,
         "rejected": [{"id": a.id, "reason": a.detail} for a in rejected],
         "disagreements": {a.id: a.disagreement for a in several},
@@ -148,10 +148,11 @@ def read_annotations(file: Path) -> Given:
         raise RequestError(f"{file}: no such file; give what the annotation tool exported")
     if file.suffix == ".json":
         return label_studio.read_export(file)
-    if file.suffix == ".jsonl" and any("audio_filepath" in row for row in read_rows(file)):
-        return [_from_nemo(row) for row in read_rows(file)]
-    cuts = manifests.read(file, allow_empty=True)
-    return [(cut.id, [_from_text(cut.id, manifests.text_of(cut))]) for cut in cuts]
+    if file.name.endswith((".jsonl", ".jsonl.gz")):
+        rows = read_rows(file)
+        if any("audio_filepath" in row for row in rows):
+            return [_from_nemo(row) for row in rows]
+    return [(cut.id, [_from_cut(cut)]) for cut in manifests.read(file, allow_empty=True)]
 
 
 def _keep_apart(selection: Path, out: Path) -> None:
@@ -214,7 +215,9 @@ def _for_annotators(row: Row, cut: Cut) -> Cut:
     blank = with_text(cut, None)
     shown = {key: row[key] for key in ("hypothesis", "rank", "utility", "cluster") if key in row}
     supervision = blank.supervisions[0]
-    supervision.custom = {**(supervision.custom or {}), **shown}
+    # texts stay behind, however a corpus calls them
+    kept = {key: v for key, v in (supervision.custom or {}).items() if "text" not in key}
+    supervision.custom = {**kept, **shown}
     return blank
 
 
@@ -226,6 +229,20 @@ def _from_nemo(row: Row) -> tuple[str | None, list[Annotation]]:
         return id_, [Annotation(id=id_, status="ignored")]
     text = row.get("text")
     return id_, [_from_text(id_, None if text is None else str(text))]
+
+
+def _from_cut(cut: Cut) -> Annotation:
+    """Return the joined texts of a cut's segments; some without a text are a mistake."""
+    texts = [manifests.text_in(one) for one in cut.supervisions]
+    given = [text for text in texts if text is not None]
+    if given and len(given) < len(texts):
+        return Annotation(
+            id=cut.id,
+            status="rejected",
+            text=" ".join(given),
+            detail=f"{len(texts) - len(given)} of {len(texts)} segments have no text",
+        )
+    return _from_text(cut.id, manifests.text_of(cut))
 
 
 def _from_text(id_: str, text: str | None) -> Annotation:

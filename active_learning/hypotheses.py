@@ -61,7 +61,7 @@ class Hypotheses:
 
     def expectation(self, values: Tensor) -> float:
         """Return the estimate for values (K,)."""
-        return float(self.weights @ values.double())
+        return float(self.weights @ values.double().cpu())
 
     def standard_error(self, values: Tensor) -> float | None:
         """Return the standard error that the draws leave; None if nothing, or once, was drawn."""
@@ -69,7 +69,7 @@ class Hypotheses:
         if count < 2:
             return None
         shares = self.draws.double() / count
-        values = values.double()
+        values = values.double().cpu()
         variance = shares @ (values - shares @ values).square() * count / (count - 1)
         return self.drawn_mass * math.sqrt(float(variance) / count)
 

@@ -1,5 +1,6 @@
 """Files of one JSON object a line, as results, selections and labels are kept."""
 
+import gzip
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ Row = dict[str, Any]
 
 
 def read_rows(path: Path | str) -> list[Row]:
-    """Read all rows; blank lines do not count.
+    """Read all rows of a file, which may be gzipped; blank lines do not count.
 
     Raises
     ------
@@ -22,9 +23,10 @@ def read_rows(path: Path | str) -> list[Row]:
     """
     path = Path(path)
     try:
-        # not splitlines, which also splits at separators that a text may hold
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            # not splitlines, which also splits at separators that a text may hold
+            lines = file.read().decode("utf-8").split("\n")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
         raise RequestError(f"{path}: cannot be read ({error}); give a JSONL file") from error
     return [
         _row(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()

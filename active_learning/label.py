@@ -110,11 +110,20 @@ def serve(page: Any, folder: Path, *, port: int, wait: bool = True) -> None:
             theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
             head=_SHORTCUTS,
             css=_STYLE,
+            app_kwargs={"middleware": [_own_names_only()]},
         )
     except (OSError, OverflowError) as error:
         raise RequestError(
             f"port {port}: is taken, or is none; give another --port, up to 65535"
         ) from error
+
+
+def _own_names_only() -> Any:
+    """Refuse requests for other hosts: a page elsewhere may give its own name this address."""
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    return Middleware(TrustedHostMiddleware, allowed_hosts=[_HOST, "localhost"])
 
 
 def build_page(labelling: Labelling, folder: Path) -> Any:

@@ -15,10 +15,12 @@ from speechkit.errors import RequestError
 
 Json = dict[str, Any]
 
-LABELLING_CONFIG = """\
+# the field that the transcript is written into
+_FIELD = "transcription"
+LABELLING_CONFIG = f"""\
 <View>
   <Audio name="audio" value="$audio" zoom="true" hotkey="ctrl+enter"/>
-  <TextArea name="transcription" toName="audio" rows="4" editable="true" maxSubmissions="1"/>
+  <TextArea name="{_FIELD}" toName="audio" rows="4" editable="true" maxSubmissions="1"/>
 </View>
 """
 
@@ -77,7 +79,7 @@ def read_export(path: Path) -> list[tuple[str | None, list[Annotation]]]:
 
 def _text_area(text: str) -> Json:
     return {
-        "from_name": "transcription",
+        "from_name": _FIELD,
         "to_name": "audio",
         "type": "textarea",
         "value": {"text": [text]},
@@ -118,13 +120,15 @@ def _annotation(id_: str, given: Json) -> Annotation:
     skipped = bool(given.get("was_cancelled"))
     seconds, who = given.get("lead_time"), given.get("completed_by")
     who = who.get("email") or who.get("id") if isinstance(who, dict) else who
+    text, fault = (None, None) if skipped else _transcript(given.get("result") or [])
     return Annotation(
         id=id_,
-        status="ignored" if skipped else "labelled",
-        text=None if skipped else _text(given.get("result") or []),
+        status="ignored" if skipped else "labelled" if fault is None else "rejected",
+        text=text,
         annotator=None if who is None else str(who),
         seconds=float(seconds) if isinstance(seconds, int | float) else None,
         updated=_when(given),
+        detail=fault,
     )
 
 
@@ -135,15 +139,25 @@ def _number(value: Any) -> float:
         return 0.0
 
 
-def _text(result: Iterable[Any]) -> str:
+def _transcript(result: Iterable[Any]) -> tuple[str, str | None]:
+    """Return the text of the field for it, and what is wrong if that cannot be told.
+
+    A team may have added fields, for comments say, or given its only one another name.
+    """
+    values: dict[str, list[Json]] = {}
+    for region in result:
+        if isinstance(region, dict) and region.get("type") == "textarea":
+            value = region.get("value")
+            if isinstance(value, dict):
+                values.setdefault(str(region.get("from_name")), []).append(value)
+    if len(values) > 1 and _FIELD not in values:
+        return "", f"texts in the fields {', '.join(sorted(values))}; name one {_FIELD}"
+    only = next(iter(values.values()), [])
+    return _joined(values.get(_FIELD, only)), None
+
+
+def _joined(values: list[Json]) -> str:
     """Join the texts of all regions, in the order of their starts."""
-    values = [
-        region["value"]
-        for region in result
-        if isinstance(region, dict)
-        and region.get("type") == "textarea"
-        and isinstance(region.get("value"), dict)
-    ]
     values.sort(key=lambda value: _number(value.get("start")))
     texts = (value.get("text") or [] for value in values)
     lines = (line for text in texts for line in ([text] if isinstance(text, str) else text))

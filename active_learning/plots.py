@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from speechkit.files import atomic_path
 
@@ -26,7 +27,8 @@ def plot_curves(
                 style |= {"color": "black", "linestyle": "--"}
             (line,) = axes.plot(curve["x"], curve["mean"], label=name, **style)
             color = line.get_color()
-            axes.fill_between(curve["x"], curve["low"], curve["high"], alpha=0.12, color=color)
+            ends = (_numbers(curve[end]) for end in ("low", "high"))
+            axes.fill_between(curve["x"], *ends, alpha=0.12, color=color)
         axes.set_xlabel("share of the pool" if config.axis == "share" else "seconds of audio")
         axes.set_ylabel(metric.upper())
         axes.grid(alpha=0.3)
@@ -46,10 +48,10 @@ def plot_differences(
         for row in rows:
             shown = list(zip(row["share"], row["reductions"], strict=True))
             x = [100 * share for share, _ in shown]
-            ends = ([100 * r["interval"][end] for _, r in shown] for end in ("low", "high"))
-            values = [100 * r["value"] for _, r in shown]
-            (line,) = axes.plot(x, values, marker="o", markersize=3, label=row["strategy"])
-            axes.fill_between(x, *ends, alpha=0.12, color=line.get_color())
+            ends = (_numbers([r["interval"][end] for _, r in shown]) for end in ("low", "high"))
+            values = _numbers([r["value"] for _, r in shown])
+            (line,) = axes.plot(x, 100 * values, marker="o", markersize=3, label=row["strategy"])
+            axes.fill_between(x, *(100 * e for e in ends), alpha=0.12, color=line.get_color())
         axes.set_xlabel("share of the pool, %")
         axes.set_ylabel(f"fewer {metric.upper()} than {config.baseline}, %")
         axes.grid(alpha=0.3)
@@ -71,6 +73,11 @@ def plot_correlations(path: Path, found: Mapping[str, Any]) -> None:
                 shade = "white" if abs(value) > 0.6 else "black"
                 text = "" if np.isnan(value) else f"{value:.2f}"
                 axes.text(column, row, text, ha="center", va="center", fontsize=7, color=shade)
+
+
+def _numbers(values: Sequence[float | None]) -> NDArray[np.float64]:
+    """Return values of a report, NaN for those that are not known, which leave a gap."""
+    return np.array(values, dtype=np.float64)
 
 
 @contextmanager

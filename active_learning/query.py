@@ -35,18 +35,21 @@ class Query:
         RequestError
             if what follows a slash is no method.
         """
-        strategy, *rest = text.split("/")
-        query = cls(name=text, strategy=strategy)
-        for word in rest:
+        strategy, query = text, cls(name=text, strategy=text)
+        while "/" in strategy:
+            rest, word = strategy.rsplit("/", 1)
             if word == "per_second":
                 query = replace(query, per_second=True)
             elif word in METHODS:
                 query = replace(query, method=word)
+            elif ":" in rest:
+                break  # a folder among the parameters
             else:
                 raise RequestError(
                     f"query {text!r}: {word!r} is none of per_second, {', '.join(METHODS)}"
                 )
-        return query
+            strategy = rest
+        return replace(query, strategy=strategy)
 
     @property
     def strategies(self) -> list[str]:

@@ -19,6 +19,7 @@ from speechkit.active_learning.baselines import Committee
 from speechkit.active_learning.blocks import FAILED, OK
 from speechkit.active_learning.jsonl import Row
 from speechkit.active_learning.models import (
+    BEST_WIDTH,
     Clip,
     Listener,
     Model,
@@ -193,7 +194,7 @@ class ClipScorer:
         if self.config.nbest == 0:
             return {}
         text_of = batch.model.text_of
-        beams = batch.beam()
+        beams = batch.beam(max(BEST_WIDTH, self.config.nbest))
         texts = [[text_of(h.tokens) for h in beam[: self.config.nbest]] for beam in beams]
         return {
             "hypothesis": [of_clip[0] for of_clip in texts],

@@ -1,6 +1,7 @@
 """`speechkit al select`: from a folder of scores to a folder with the clips to label."""
 
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -151,9 +152,14 @@ def _row(pick: Picked, columns: Row) -> Row:
     stored = {
         name: value
         for name, value in columns.items()
-        if name not in ("status", "error") and value is not None and value == value
+        if name not in ("status", "error") and value is not None and not _is_endless(value)
     }
     return stored | {name: value for name, value in asdict(pick).items() if value is not None}
+
+
+def _is_endless(value: Any) -> bool:
+    """Whether a value is NaN or infinite, for which JSON has no number."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _summary(selection: Selection) -> Row:

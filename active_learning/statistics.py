@@ -82,14 +82,55 @@ def resamples(count: int, *, draws: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(count, size=(draws, count))
 
 
-def percentile_interval(values: ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:
-    """Return the middle share of bootstrap values."""
-    tail = 50 * (1 - confidence)
+def mean_interval(values: ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:
+    """Return Student's t interval of a mean; NaN of a single value, which says nothing of others.
+
+    The middle of bootstrap means is no substitute where seeds are few: of three, 95 % are 76 %.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    count, mean = len(sample), float(sample.mean())
+    if count < 2:
+        return Interval(math.nan, math.nan)
+    half = float(_t_factor(count, confidence) * sample.std(ddof=1) / math.sqrt(count))
+    return Interval(mean - half, mean + half)
+
+
+def ratio_interval(
+    above: ArrayLike, below: ArrayLike, *, confidence: float = CONFIDENCE
+) -> Interval:
+    """Return the t interval of a ratio of means of pairs, linearised about its value.
+
+    NaN of a single pair, and where the lower mean is 0.
+    """
+    over, under = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    if under.mean() == 0:
+        return Interval(math.nan, math.nan)
+    ratio = over.mean() / under.mean()
+    return mean_interval(ratio + (over - ratio * under) / under.mean(), confidence=confidence)
+
+
+def percentile_interval(
+    replicates: ArrayLike, *, count: int, confidence: float = CONFIDENCE
+) -> Interval:
+    """Return the middle of bootstrap values from ``count`` seeds, widened as Student's t is.
+
+    After Hesterberg (2015, section 4.2, "expanded percentiles"), without which the interval of few
+    seeds is too narrow. That of fewer than six still is: no draw lies beyond what was seen. NaN of
+    a single one.
+    """
+    if count < 2:
+        return Interval(math.nan, math.nan)
+    widened = math.sqrt(count / (count - 1)) * _t_factor(count, confidence)
+    tail = 100 * float(stats.norm.sf(widened))
     # of two infinite neighbours an interpolation would make NaN
     low, high = np.percentile(
-        np.asarray(values, dtype=np.float64), [tail, 100 - tail], method="nearest"
+        np.asarray(replicates, dtype=np.float64), [tail, 100 - tail], method="nearest"
     )
     return Interval(float(low), float(high))
+
+
+def _t_factor(count: int, confidence: float) -> float:
+    return float(stats.t.ppf((1 + confidence) / 2, count - 1))
 
 
 def spearman_matrix(columns: Mapping[str, ArrayLike]) -> NDArray[np.float64]:

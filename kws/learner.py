@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lhotse.cut import Cut
 
@@ -89,6 +89,13 @@ class SpotterLearner:
         labelled = [(clip, classes[clip.id]) for clip in clips]
         found = accuracy(model, labelled)
         return {"error": 1 - found.share, "loss": found.loss}
+
+    def settings(self) -> dict[str, Any]:
+        """Return all that models must share to be compared, as plain values."""
+        described = dataclasses.asdict(dataclasses.replace(self, dev=(), noises=()))
+        del described["_decoded"]
+        cuts = {"dev": self.dev, "noises": self.noises}
+        return described | {name: manifests.fingerprint(part) for name, part in cuts.items()}
 
     def class_of(self, cut: Cut) -> str:
         """Return a keyword, or the class of silence or of other words.

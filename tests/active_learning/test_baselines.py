@@ -94,8 +94,10 @@ def test_oracles_score_nothing_without_a_transcript(model):
 
 
 def test_true_errors(model, monkeypatch):
-    cut = cut_of("x", 0.2, text="ab b")
-    monkeypatch.setattr(model, "text_of", lambda tokens: "ab a b", raising=False)
+    """Against the transcript as the model would write it: without capitals, here."""
+    monkeypatch.setattr(model, "tokens_of", lambda text: ("said", text.lower()))
+    monkeypatch.setattr(model, "text_of", lambda t: t[1] if t[:1] == ("said",) else "ab a b")
+    cut = cut_of("x", 0.2, text="Ab B")
     assert scores("true_errors", model, [cut]) == [pytest.approx(0.5)]
     cut.supervisions[0].text = ""
     assert scores("true_errors", model, [cut]) == [3.0]

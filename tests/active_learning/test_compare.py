@@ -74,6 +74,23 @@ def test_the_verdict(tmp_path):
     assert (tmp_path / "out/difference_wer.png").stat().st_size > 5000
 
 
+def test_a_baseline_without_errors_and_a_single_seed(tmp_path):
+    """Nothing is a part of no errors, and one seed says nothing of others: gaps, not a crash."""
+    rows = results()
+    for row in rows:
+        if row["strategy"] == "random" and row["share"] == 0.4:
+            row["wer"] = 0.0
+    report = run(tmp_path, rows)
+    assert by_name(report)["egl"]["reductions"][-1]["value"] is None
+    assert (tmp_path / "out/difference_wer.png").exists()
+    alone = run(tmp_path, results(seeds=2)[: len(results(seeds=1))], name="alone")
+    curve = alone["metrics"]["wer"]["curves"]["egl"]
+    assert curve["low"] == [None] * len(curve["x"])
+    assert (
+        "[" not in (tmp_path / "out/report.md").read_text().split("| egl | 1 |")[-1].split("|")[2]
+    )
+
+
 def test_labels_can_be_counted_in_seconds(tmp_path):
     rows = results()
     for row in rows:

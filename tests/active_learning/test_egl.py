@@ -208,7 +208,17 @@ def test_silence_keeps_the_empty_transcript(model):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"weights": "beam"}, {"k": 0}, {"normalise": "words"}, {"power": 3}, {"tail": 0}]
+    "wrong",
+    [
+        {"weights": "beam"},
+        {"k": 0},
+        {"normalise": "words"},
+        {"power": 3},
+        {"tail": 0},
+        {"passes": 3, "weights": "sample"},
+        {"passes": 3, "power": 1},
+        {"passes": 3, "parameters": "output"},
+    ],
 )
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(RequestError, match="egl"):

@@ -206,6 +206,35 @@ def test_a_checkpoint_of_ray_that_knows_too_much_is_dropped(tmp_path):
     assert not (tmp_path / "checkpoint").exists()
 
 
+class FakeRay:
+    """Remembers how it was started."""
+
+    def __init__(self):
+        self.started = {}
+
+    def is_initialized(self):
+        return False
+
+    def init(self, **settings):
+        self.started = settings
+        if settings.get("address") != "local" and "num_cpus" in settings:
+            raise ValueError("num_cpus must not be provided")
+
+
+def test_ray_joins_a_cluster_or_starts_alone(monkeypatch):
+    ray = FakeRay()
+    monkeypatch.setattr(engines, "_ray", lambda: ray)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    engines.Ray(actors=2)._start()
+    assert (ray.started["address"], ray.started["num_cpus"]) == ("local", 5)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    engines.Ray(actors=2)._start()
+    assert not {"address", "num_cpus"} & ray.started.keys()
+    monkeypatch.setattr(ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("gone")))
+    with pytest.raises(JobError, match=r"RAY_ADDRESS 10\.0\.0\.1:6379: no cluster of Ray"):
+        engines.Ray(actors=2)._start()
+
+
 def test_ray_is_asked_for_by_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RequestError, match=r"\[ray\]"):

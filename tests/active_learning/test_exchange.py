@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import numpy as np
@@ -171,7 +172,32 @@ def test_regions_are_joined_by_their_starts():
         {"type": "textarea", "value": {"start": 0.5, "text": ["a", " b "]}},
         {"type": "textarea", "value": {"start": 1.0, "text": "bb"}},
     ]
-    assert label_studio._text(regions) == "a b bb c"
+    assert label_studio._transcript(regions) == ("a b bb c", None)
+
+
+def test_comments_are_no_part_of_a_transcript(pool, selection):
+    a, b, c = ids_of(selection)
+    commented, other, unclear = annotation("the words"), annotation("words"), annotation("words")
+    note = {"type": "textarea", "from_name": "notes", "value": {"text": ["noisy, child"]}}
+    commented["result"].append(note)
+    other["result"][0]["from_name"] = "asr"  # a project of theirs, with a single field
+    unclear["result"] = [*other["result"], note]
+    given = [(a, [commented]), (b, [other]), (c, [unclear])]
+    file = returned(pool / "back.json", given)
+    assert import_labels(file, selection=selection, out=pool / "labels") == 1
+    labels = read_labels(pool / "labels")
+    assert (labels[a].text, labels[b].text) == ("the words", "words")
+    assert labels[c].status == "rejected"
+    assert labels[c].detail == "texts in the fields asr, notes; name one transcription"
+
+
+def test_the_work_of_all_annotators_counts(pool, selection):
+    a, b, _ = ids_of(selection)
+    twice = [annotation("one", at="2026-01-01"), annotation("two", at="2026-02-01")]
+    file = returned(pool / "back.json", [(a, twice), (b, [annotation("", cancelled=True)])])
+    import_labels(file, selection=selection, out=pool / "labels")
+    report = json.loads((pool / "labels/report.json").read_text())
+    assert report["seconds_of_work"] == 13.5
 
 
 def test_unusable_labels_are_states(pool, selection, caplog):
@@ -320,6 +346,10 @@ def test_nemo_there_and_back(pool, selection):
     labels = read_labels(pool / "labels")
     assert [labels[row["id"]].status for row in rows] == ["labelled", "ignored", "unlabelled"]
     assert labels[rows[0]["id"]].texts == ("typed again", "typed")
+    with gzip.open(pool / "done.jsonl.gz", "wb") as packed:
+        packed.write((pool / "done.jsonl").read_bytes())
+    import_labels(pool / "done.jsonl.gz", selection=selection, out=pool / "again")
+    assert texts_in(pool / "again") == texts_in(pool / "labels")
 
 
 def test_lhotse_there_and_back(pool, selection):
@@ -331,6 +361,34 @@ def test_lhotse_there_and_back(pool, selection):
     manifests.write(cuts, pool / "done.jsonl.gz")
     import_labels(pool / "done.jsonl.gz", selection=selection, out=pool / "labels")
     assert texts_in(pool / "labels") == {cuts[0].id: "typed"}
+
+
+def test_texts_stay_behind_whatever_a_corpus_calls_them(pool, selection):
+    cuts = list(manifests.read(selection))
+    for cut in cuts:
+        cut.supervisions[0].custom = {"orig_text": "the truth", "text_raw": "the truth", "room": 3}
+    manifests.write(cuts, selection / manifests.CUTS_NAME)
+    export(selection, to="lhotse", out=pool / "cuts")
+    for cut in manifests.read(pool / "cuts"):
+        custom = cut.supervisions[0].custom
+        assert custom["room"] == 3
+        assert not [key for key in custom if "text" in key]
+
+
+def test_a_segment_without_its_text_is_named(pool, selection, caplog):
+    export(selection, to="lhotse", out=pool / "cuts")
+    cuts = list(manifests.read(pool / "cuts"))
+    (whole,) = cuts[0].supervisions
+    halves = [
+        SupervisionSegment(f"{n}", whole.recording_id, n / 2, 0.5, text=text)
+        for n, text in enumerate(("hello there", None))
+    ]
+    cuts[0].supervisions = halves
+    manifests.write(cuts, pool / "done.jsonl.gz")
+    assert import_labels(pool / "done.jsonl.gz", selection=selection, out=pool / "labels") == 1
+    label = read_labels(pool / "labels")[cuts[0].id]
+    assert (label.status, label.text) == ("rejected", "hello there")
+    assert "1 of 2 segments have no text" in caplog.text
 
 
 def test_mixed_and_bare_cuts_take_labels(tmp_path):

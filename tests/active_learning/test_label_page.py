@@ -1,5 +1,7 @@
 """The labelling page in a real browser; skipped where there is none."""
 
+import http.client
+import json
 import shutil
 import socket
 
@@ -60,6 +62,20 @@ def address(labelling, tmp_path):
     serve(page, audio, port=port, wait=False)
     yield f"http://127.0.0.1:{port}"
     page.close()
+
+
+def test_other_hosts_are_refused(address, labelling, tmp_path):
+    """A page elsewhere may have its own name point here, and would then be heard."""
+    port = int(address.rsplit(":", 1)[1])
+    for host, status in ((f"evil.example:{port}", 400), (f"127.0.0.1:{port}", 200)):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        body = json.dumps({"data": ["forged"]})
+        headers = {"Host": host, "Content-Type": "application/json"}
+        connection.request("POST", "/gradio_api/call/on_save", body, headers)
+        assert connection.getresponse().status == status
+        connection.close()
+        if status == 400:
+            assert not read_labels(tmp_path / "labels")
 
 
 def opened(browser, address):

@@ -235,11 +235,12 @@ def test_weights():
         ({"method": "best"}, "there are top"),
         ({"method": "kmeans++", "embedding": "sketch"}, "needs a column 'sketch'"),
         ({"shortlist": 0.5}, "shortlist"),
+        ({"column": "margin", "per_second": True}, "'margin': reaches below 0"),
     ],
 )
 def test_wrong_requests(config, message):
     with pytest.raises(RequestError, match=message):
-        pick([{"id": "a"}], "1", **config)
+        pick([{"id": "a", "margin": -1.0}], "1", **config)
 
 
 def test_embeddings_of_unequal_length():

@@ -199,6 +199,8 @@ def test_shares_are_parts():
 
 
 def test_queries_are_parsed():
+    folders = Query.parse("committee:models=out/a+out/b/per_second")
+    assert (folders.strategy, folders.per_second) == ("committee:models=out/a+out/b", True)
     query = Query.parse("egl:weights=raw,k=4/per_second/k-centre")
     assert (query.strategy, query.method) == ("egl:weights=raw,k=4", "k-centre")
     assert query.per_second
