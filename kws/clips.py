@@ -9,7 +9,7 @@ from lhotse.cut import Cut
 from numpy.typing import NDArray
 
 from speechkit.audio import INT16_SCALE, SAMPLE_RATE, Audio, load_cut
-from speechkit.augment import Span, energy_span
+from speechkit.augment import Span, energy_span, loop_to
 from speechkit.errors import AudioError, JobError
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,13 @@ class Clip:
     def part(self, start: int, end: int) -> Audio:
         """Return some of the samples as float32 in [-1, 1]."""
         return self.samples[start:end].astype(np.float32) / np.float32(INT16_SCALE)
+
+    def looped(self, samples: int, rng: np.random.Generator) -> Audio:
+        """Return as much of the clip as is wanted, from a random place on, as `loop_to` does.
+
+        Of an hour no more than that becomes floats.
+        """
+        return loop_to(self.samples, samples, rng).astype(np.float32) / np.float32(INT16_SCALE)
 
     @property
     def duration_s(self) -> float:

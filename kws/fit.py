@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
@@ -369,4 +370,6 @@ def mask_stripe(x: Tensor, dim: int, widest: int) -> Tensor:
 def _featured(stream: Stream, spotter: Spotter) -> Stream:
     with torch.inference_mode():
         features = spotter.frontend.stream().push(stream.audio)
-    return dataclasses.replace(stream, features=features.clone())
+    # of the audio its length alone is asked for from now on; hours of it would stay in memory
+    unheard = np.broadcast_to(np.float32("nan"), len(stream.audio))
+    return dataclasses.replace(stream, audio=unheard, features=features.clone())

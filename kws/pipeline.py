@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -86,6 +86,7 @@ class _Data:
     clips: Split
     responses: list[Clip]
     fold_of: dict[str, int]
+    fold_of_noise: dict[str, int]
 
 
 def run(
@@ -115,16 +116,23 @@ def run(
     selection = select(keywords, positives=positives, negatives=negatives)
     noises = list(manifests.read_all(noise)) if noise else []
     rooms = list(manifests.read_all(rir)) if rir else []
-    fold_of, rule = _deal(selection, noises, config)
-    claim(out, _run(selection, noises, rooms, config), file=_CLAIM)
+    fold_of, rule = _deal(selection, config)
+    clips = decode(selection.positives, selection.negatives, noises=noises)
     data = _Data(
-        decode(selection.positives, selection.negatives, noises=noises),
+        clips,
         load_clips(rooms, what="room responses").clips if rooms else [],
         fold_of,
+        _deal_noises([cut for cut in noises if cut.id not in clips.broken], fold_of, config),
     )
+    claim(out, _run(selection, noises, rooms, data, config), file=_CLAIM)
     _write_test_manifests(selection, noises, data, config.test_folds[0], out)
     broken = data.clips.broken
     notes = [*notes, rule, *count_notes(selection.counts, broken, noise=bool(noise))]
+    if noises and not data.fold_of_noise:
+        notes.append(
+            f"{len(clips.noises)} noises are too few for {config.folds} folds: the same ones are "
+            "heard in training and in the tests; cut long recordings, or give more"
+        )
     network = config.train.network["type"]
     rows: list[dict[str, Any]] = []
     for number in range(config.rounds):
@@ -150,7 +158,11 @@ def run(
 
 
 def _run(
-    selection: Selection, noises: Sequence[Cut], rooms: Sequence[Cut], config: PipelineConfig
+    selection: Selection,
+    noises: Sequence[Cut],
+    rooms: Sequence[Cut],
+    data: _Data,
+    config: PipelineConfig,
 ) -> dict[str, Any]:
     """Return all that the measurements depend on."""
     fit = dataclasses.replace(config.train.fit, workers=0)
@@ -160,7 +172,12 @@ def _run(
     for name in ("test_folds", "rounds", "fa_per_hour"):
         del described[name]
     sounds = {"noise": manifests.fingerprint(noises), "rooms": manifests.fingerprint(rooms)}
-    return {"config": described, "data": _fingerprints(selection) | sounds}
+    return {
+        "config": described,
+        "data": _fingerprints(selection) | sounds,
+        # audio that could not be read may be there the next time
+        "broken": sorted(data.clips.broken),
+    }
 
 
 def _round(
@@ -246,29 +263,45 @@ def _mine(detector: Detector, training: Split, seed: int) -> list[Clip]:
 
 
 def _part(data: _Data, folds: set[int]) -> Split:
-    return part(data.clips, {id_ for id_, fold in data.fold_of.items() if fold in folds})
+    return part(data.clips, _in(data.fold_of, folds), noises=_noises_in(data, folds))
 
 
-def _deal(
-    selection: Selection, noises: Sequence[Cut], config: PipelineConfig
-) -> tuple[dict[str, int], str]:
-    """Deal positives, negatives and noises to folds, and say by what; noises go singly."""
+def _in(fold_of: Mapping[str, int], folds: Set[int]) -> set[str]:
+    return {id_ for id_, fold in fold_of.items() if fold in folds}
+
+
+def _noises_in(data: _Data, folds: Set[int]) -> set[str]:
+    """Return the noises of some folds; all of them where they could not be dealt."""
+    return _in(data.fold_of_noise, folds) or {clip.id for clip in data.clips.noises}
+
+
+def _deal(selection: Selection, config: PipelineConfig) -> tuple[dict[str, int], str]:
+    """Deal positives and negatives to folds, and say by what."""
     kinds = {**selection.positives, NEGATIVES: selection.negatives}
     clips = [cut for cuts in kinds.values() for cut in cuts]
     speakers = {manifests.speaker_of(cut) for cut in clips} - {None}
-    by: Literal["speaker", "clip"] = "speaker" if len(speakers) >= config.folds else "clip"
-    if config.split_by == "clip":
-        by = "clip"
+    by = config.split_by
     fold_of = deal(kinds, config.folds, by=by, seed=config.train.seed)
     tested = set(config.test_folds)
     require_all(kinds, fold_of, sorted(tested | {_dev_fold(f, config.folds) for f in tested}))
-    fold_of |= deal({"noise": noises}, config.folds, by="clip", seed=config.train.seed)
     bound = sum(manifests.speaker_of(cut) is not None for cut in clips) if by == "speaker" else 0
     return fold_of, (
         f"{config.folds} folds; {bound} of {len(clips)} clips by speaker "
         f"({len(speakers) if bound else 0} speakers), the others by clip; tested: "
         f"{', '.join(map(str, config.test_folds))}"
     )
+
+
+def _deal_noises(
+    noises: Sequence[Cut], fold_of: Mapping[str, int], config: PipelineConfig
+) -> dict[str, int]:
+    """Deal noises singly, but for those that are negatives too; none if a fold were to lack them.
+
+    What is trained on as the one must not be measured with as the other.
+    """
+    dealt = deal({"noise": noises}, config.folds, by="clip", seed=config.train.seed)
+    dealt |= {cut.id: fold_of[cut.id] for cut in noises if cut.id in fold_of}
+    return dealt if set(dealt.values()) == set(range(config.folds)) else {}
 
 
 def _dev_fold(fold: int, folds: int) -> int:
@@ -278,16 +311,18 @@ def _dev_fold(fold: int, folds: int) -> int:
 def _write_test_manifests(
     selection: Selection, noises: Sequence[Cut], data: _Data, fold: int, out: Path
 ) -> None:
-    kinds = {
-        "test-positives": [c for cuts in selection.positives.values() for c in cuts],
-        "test-negatives": selection.negatives,
-        "test-noise": noises,
-    }
-    for name, cuts in kinds.items():
-        chosen = [c for c in cuts if data.fold_of[c.id] == fold and c.id not in data.clips.broken]
+    positives = [c for cuts in selection.positives.values() for c in cuts]
+    tested, heard = _in(data.fold_of, {fold}), _noises_in(data, {fold})
+    for name, cuts, ids in (
+        ("test-positives", positives, tested),
+        ("test-negatives", selection.negatives, tested),
+        ("test-noise", noises, heard),
+    ):
+        chosen = [c for c in cuts if c.id in ids and c.id not in data.clips.broken]
         manifests.write(chosen, out / f"{name}.jsonl.gz")
 
 
 def _fingerprints(selection: Selection) -> dict[str, str]:
-    found = {k: manifests.fingerprint(cuts) for k, cuts in selection.positives.items()}
-    return found | {"negatives": manifests.fingerprint(selection.negatives)}
+    kinds = {**selection.positives, "negatives": selection.negatives}
+    # speakers decide who is tested
+    return {name: manifests.fingerprint(cuts, speakers=True) for name, cuts in kinds.items()}

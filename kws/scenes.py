@@ -23,7 +23,9 @@ T = TypeVar("T")
 _FADE_S = 0.01
 # of short negatives
 _ALONE_PROBABILITY = 0.5
-_MARGIN_S = 0.08
+_MARGIN = round(0.08 * SAMPLE_RATE)
+# of a long neighbour, so much is enough to know its level by
+_MOST_OF_A_NEIGHBOUR = 60 * SAMPLE_RATE
 # of false alarms, which were heard in some noise already
 _AS_HEARD_PROBABILITY = 0.5
 
@@ -266,7 +268,9 @@ class Scenes:
     ) -> None:
         """Lay other speech, at about the same level, up to ``end`` or from ``start`` on."""
         clip, label = pick(self.material.negatives, rng)
-        audio, _ = _excerpt(clip.audio, clip.span)
+        near = _near(clip.span, at_its_end=start is None)
+        first = max(0, near.start - _MARGIN)
+        audio, _ = _excerpt(clip.part(first, near.end + _MARGIN), near.shifted(-first))
         own = active_power(audio)
         if own <= 0:
             return
@@ -287,11 +291,18 @@ def pick(items: Sequence[T], rng: np.random.Generator) -> T:
     return items[int(rng.integers(len(items)))]
 
 
+def _near(span: Span, *, at_its_end: bool) -> Span:
+    """Return the part of a neighbour's span that lies next to the keyword."""
+    if at_its_end:
+        return Span(max(span.start, span.end - _MOST_OF_A_NEIGHBOUR), span.end)
+    return Span(span.start, min(span.end, span.start + _MOST_OF_A_NEIGHBOUR))
+
+
 def _excerpt(audio: Audio, span: Span) -> tuple[Audio, int]:
     """Cut an utterance out of its clip, faded at both ends; also return where it began."""
-    margin, fade = round(_MARGIN_S * SAMPLE_RATE), round(_FADE_S * SAMPLE_RATE)
-    start = max(0, span.start - margin)
-    cut = audio[start : span.end + margin].copy()
+    fade = round(_FADE_S * SAMPLE_RATE)
+    start = max(0, span.start - _MARGIN)
+    cut = audio[start : span.end + _MARGIN].copy()
     ramp = np.linspace(0, 1, min(fade, len(cut) // 2), dtype=np.float32)
     cut[: len(ramp)] *= ramp
     cut[len(cut) - len(ramp) :] *= ramp[::-1]

@@ -7,6 +7,7 @@ from pathlib import Path
 from lhotse.cut import Cut
 
 from speechkit import manifests
+from speechkit.audio import plain_file
 from speechkit.errors import RequestError
 from speechkit.kws.rows import Rows, normalise, sort_rows
 
@@ -46,7 +47,8 @@ def select(
     Raises
     ------
     RequestError
-        if there is no keyword, one is given twice, or none of the rows is one.
+        if there is no keyword, one is given twice, none of the rows is one, or one id stands for
+        two recordings.
     """
     wanted = [normalise(keyword) for keyword in keywords]
     if not wanted or len(set(wanted)) < len(wanted):
@@ -54,10 +56,7 @@ def select(
             f"keywords {', '.join(keywords) or '(none)'}: give each once, at least one"
         )
     found = list(manifests.read_all(positives)) if positives else []
-    known = {cut.id for cut in found}
-    others = [
-        cut for cut in (manifests.read_all(negatives) if negatives else []) if cut.id not in known
-    ]
+    others = _without(list(manifests.read_all(negatives)) if negatives else [], found)
     rows = {keyword: sort_rows(found, keyword) for keyword in wanted}
     other_rows = {keyword: sort_rows(others, keyword) for keyword in wanted}
     for keyword, sorted_rows in rows.items():
@@ -79,6 +78,25 @@ def select(
 def free_of(cuts: Sequence[Cut], keywords: Sequence[str]) -> list[Cut]:
     """Return the cuts that are negatives for all keywords."""
     return _negative_for_all(cuts, [sort_rows(cuts, keyword) for keyword in keywords])
+
+
+def _without(cuts: Sequence[Cut], known: Sequence[Cut]) -> list[Cut]:
+    """Return the cuts that are not known already."""
+    recordings = {cut.id: _recording(cut) for cut in known}
+    for cut in cuts:
+        if cut.id in recordings and recordings[cut.id] != _recording(cut):
+            raise RequestError(
+                f"clip {cut.id}: is {recordings[cut.id][0]} among the positives and "
+                f"{_recording(cut)[0]} among the negatives; give folders of different names, of "
+                "which ids are made"
+            )
+    return [cut for cut in cuts if cut.id not in recordings]
+
+
+def _recording(cut: Cut) -> tuple[str, float, float]:
+    """Return where a clip's audio is, as far as a manifest says it."""
+    path = plain_file(cut) if cut.has_recording else None
+    return str(path or ""), round(cut.start, 3), round(cut.duration, 3)
 
 
 def _negative_for_all(cuts: Sequence[Cut], rows: Sequence[Rows]) -> list[Cut]:

@@ -11,6 +11,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from speechkit import checkpoint, frontend
+from speechkit.audio import SAMPLE_RATE
 from speechkit.errors import RequestError
 from speechkit.kws.models import Crnn, build_network, count_parameters, describe_network
 from speechkit.kws.packed_crnn import PackedCrnn
@@ -100,6 +101,12 @@ class Spotter(nn.Module):
                 f"the front-end gives {self.frontend.bands} bands, the network takes "
                 f"{self.network.config.bands}: make them equal"
             )
+        if self.frontend.config.sample_rate != SAMPLE_RATE:
+            raise RequestError(
+                f"front-end of {self.frontend.config.sample_rate} Hz: spotters are trained and "
+                f"measured at {SAMPLE_RATE} Hz, to which audio of any rate is resampled; leave "
+                "sample_rate out"
+            )
         if not 1 <= self.shift_frames <= self.window_frames:
             raise RequestError(
                 f"shift_s {config.detection.shift_s}: is {self.shift_frames} frames; give 1 to the "
@@ -115,6 +122,14 @@ class Spotter(nn.Module):
     def window_frames(self) -> int:
         """Frames of one window."""
         return self.network.config.frames
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of one window, from the centre of its first frame to that of its last.
+
+        Where frames are not centred (Kaldi's), from the start of the first to the end of the last.
+        """
+        return (self.window_frames - 1) * self.hop_samples + 2 * self.frontend.centre_samples
 
     @property
     def shift_frames(self) -> int:

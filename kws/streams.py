@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from speechkit.audio import SAMPLE_RATE, Audio
-from speechkit.augment import Span, active_power, add_noise, loop_to, noise_gain, power
+from speechkit.augment import Span, active_power, add_noise, noise_gain, power
 from speechkit.errors import RequestError
 from speechkit.kws.clips import Clip
 
@@ -169,4 +169,4 @@ def _noise(noises: Sequence[Clip], samples: int, rng: np.random.Generator) -> Au
     """Draw noise: a stretch of a random clip, or white where there is no clip."""
     if not noises:
         return rng.standard_normal(samples, dtype=np.float32)
-    return loop_to(noises[int(rng.integers(len(noises)))].audio, samples, rng)
+    return noises[int(rng.integers(len(noises)))].looped(samples, rng)

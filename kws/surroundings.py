@@ -60,15 +60,15 @@ class Surroundings:
         """Draw noise of a scene's length: babble, or one recording or two, faster or slower."""
         material = self.material
         if material.negatives and rng.random() < self.config.babble_probability:
-            return loop_to(material.negative_by_length(rng)[0].audio, self.samples, rng)
+            return material.negative_by_length(rng)[0].looped(self.samples, rng)
         if not material.noises:
             return rng.standard_normal(self.samples, dtype=np.float32)
         # both at one speed, and only the part that is heard, since resampling is dear
         factor = rng.uniform(*self.config.noise_speed)
         samples = math.ceil(factor * self.samples) + 1
-        noise = loop_to(pick(material.noises, rng).audio, samples, rng)
+        noise = pick(material.noises, rng).looped(samples, rng)
         if rng.random() < self.config.second_noise_probability:
-            second = loop_to(pick(material.noises, rng).audio, samples, rng)
+            second = pick(material.noises, rng).looped(samples, rng)
             gain = noise_gain(power(noise), power(second), rng.uniform(*_SECOND_BELOW_DB))
             noise = noise + np.float32(gain) * second
         return loop_to(change_speed(noise, factor), self.samples, rng)

@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ import torch
 from lhotse.cut import Cut
 
 from speechkit import frontend, manifests
+from speechkit.audio import SAMPLE_RATE
 from speechkit.checkpoint import model_digest
 from speechkit.claims import claim
 from speechkit.errors import RequestError
@@ -240,8 +241,8 @@ def train_spotter(
         material,
         config.scenes,
         keyword_labels=frozenset(labels.index(k) for k in spotter.keywords),
-        window_s=(spotter.window_frames - 1) * spotter.frontend.config.hop_s,
-        hop_s=spotter.frontend.config.hop_s,
+        window_s=spotter.window_samples / SAMPLE_RATE,
+        hop_s=spotter.hop_samples / SAMPLE_RATE,
         seed=config.seed,
     )
     progress = sys.stderr.isatty()
@@ -347,14 +348,14 @@ def decode(
     )
 
 
-def part(split: Split, keep: set[str] | frozenset[str]) -> Split:
-    """Return the clips of a split whose ids are in ``keep``."""
+def part(split: Split, keep: Set[str], *, noises: Set[str]) -> Split:
+    """Return the clips of a split whose ids are in ``keep``, and the noises of other ids."""
     return Split(
         {k: [c for c in clips if c.id in keep] for k, clips in split.positives.items()},
         [clip for clip in split.negatives if clip.id in keep],
-        [clip for clip in split.noises if clip.id in keep],
+        [clip for clip in split.noises if clip.id in noises],
         split.silent & frozenset(keep),
-        {id_: why for id_, why in split.broken.items() if id_ in keep},
+        {id_: why for id_, why in split.broken.items() if id_ in keep or id_ in noises},
     )
 
 
@@ -366,13 +367,16 @@ def _set_aside(
     fold_of = deal(kinds, _DEV_FOLDS, by="speaker", seed=seed)
     require_all(kinds, fold_of, [0, 1])
     dev = {id_ for id_, fold in fold_of.items() if fold == 0}
-    quiet = [clip.id for clip in clips.noises]
-    noise_dev = set(sorted(quiet)[::_DEV_FOLDS]) if len(quiet) >= _DEV_FOLDS else set(quiet)
-    noise_train = set(quiet) - noise_dev or noise_dev
-    everything = {c.id for v in clips.positives.values() for c in v} | {
-        c.id for c in clips.negatives
-    }
-    return part(clips, (everything - dev) | noise_train), part(clips, dev | noise_dev)
+    quiet = {clip.id for clip in clips.noises}
+    # a noise that is a negative too must not be trained on in one place and measured in another
+    noise_dev = (quiet & dev) | set(sorted(quiet - fold_of.keys())[::_DEV_FOLDS])
+    noise_train = quiet - noise_dev
+    if len(quiet) < _DEV_FOLDS or not noise_dev or not noise_train:
+        noise_dev = noise_train = quiet
+    return (
+        part(clips, fold_of.keys() - dev, noises=noise_train),
+        part(clips, dev, noises=noise_dev),
+    )
 
 
 def _new_spotter(keywords: list[str], config: TrainConfig, init: Path | None) -> Spotter:

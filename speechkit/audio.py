@@ -31,6 +31,8 @@ _LOUDEST = 2.0**31
 
 _PROMISED = re.compile(r"^\s*(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_SIZE = 0x7FFFF000
+# a year and more at any rate
+MOST_FRAMES = 2**43
 
 # of a page of Ogg (RFC 3533): its sign, the bytes before the table of segments, and all at most
 _OGG_PAGE, _OGG_HEADER, _OGG_PAGE_MOST = b"OggS", 27, 65_307
@@ -130,7 +132,13 @@ def plain_file(cut: "Cut") -> Path | None:
     nothing of the others, which are mixed.
     """
     recording: Any = getattr(cut, "recording", None)
-    if recording is None or recording.transforms or recording.num_channels != 1:
+    return file_of(cut) if recording is not None and recording.num_channels == 1 else None
+
+
+def file_of(cut: "Cut") -> Path | None:
+    """Return the one file that a cut's audio is from, all of whose channels it may not take."""
+    recording: Any = getattr(cut, "recording", None)
+    if recording is None or recording.transforms:
         return None
     sources = recording.sources
     return Path(sources[0].source) if [source.type for source in sources] == ["file"] else None
@@ -196,6 +204,7 @@ def _open(path: Path | str) -> soundfile.SoundFile:
     try:
         file = soundfile.SoundFile(path)
         _refuse_truncated(file, path)
+        _refuse_endless(file, path)
         return file
     except (soundfile.LibsndfileError, TypeError) as error:
         raise AudioError(f"{path}: is not readable as audio ({_reason(error)})") from error
@@ -218,6 +227,13 @@ def _refuse_truncated(file: soundfile.SoundFile, path: Path) -> None:
     if found < promised < _UNKNOWN_SIZE:
         file.close()
         raise AudioError(f"{path}: truncated: {promised} bytes of samples expected, {found} there")
+
+
+def _refuse_endless(file: soundfile.SoundFile, path: Path) -> None:
+    """Refuse a FLAC from a pipe, whose header leaves the length open: libsndfile makes up one."""
+    if file.frames > MOST_FRAMES:
+        file.close()
+        raise AudioError(f"{path}: its header states no length; encode it again, from a file")
 
 
 def _lacking_of_last_page(path: Path) -> int:

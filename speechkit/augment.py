@@ -5,13 +5,17 @@ result depends on the seed alone and never on the number of workers.
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import soxr
+from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
 from speechkit.audio import SAMPLE_RATE, Audio
 from speechkit.errors import RequestError
+
+S = TypeVar("S", np.float32, np.int16)
 
 # energy trimming works on levels of 10 ms steps, averaged over 50 ms
 _STEP_S = 0.01
@@ -138,10 +142,10 @@ def change_gain(audio: Audio, gain_db: float) -> Audio:
     return audio * np.float32(10 ** (gain_db / 20))
 
 
-def loop_to(audio: Audio, samples: int, rng: np.random.Generator) -> Audio:
+def loop_to(audio: NDArray[S], samples: int, rng: np.random.Generator) -> NDArray[S]:
     """Cut or repeat a signal to a length, from a random place on."""
     if len(audio) == 0:
-        return np.zeros(samples, dtype=np.float32)
+        return np.zeros(samples, dtype=audio.dtype)
     if len(audio) >= samples:
         start = int(rng.integers(len(audio) - samples + 1))
         return audio[start : start + samples].copy()

@@ -17,7 +17,7 @@ from rich.progress import track
 from rich.table import Table
 
 from speechkit import manifests
-from speechkit.audio import SAMPLE_RATE, Audio, chunks, load, load_cut, plain_file
+from speechkit.audio import SAMPLE_RATE, Audio, chunks, file_of, load, load_cut, plain_file
 from speechkit.errors import AudioError
 from speechkit.reports import markdown_table, provenance, write_report
 from speechkit.stored_features import load_features, stored_form
@@ -191,7 +191,7 @@ def _pieces(cut: Cut) -> Iterator[Audio]:
 
 
 def _header_findings(cut: Cut, sample_rate: int, limits: Limits) -> list[Finding]:
-    path = plain_file(cut)
+    path = file_of(cut)
     if path is None:
         return []
     next(chunks(path, chunk_s=0.1))  # its errors say more than those of soundfile

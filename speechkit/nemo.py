@@ -16,7 +16,7 @@ import soundfile
 from lhotse import MonoCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 
-from speechkit.audio import SAMPLE_RATE
+from speechkit.audio import MOST_FRAMES, SAMPLE_RATE
 from speechkit.errors import RequestError
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,8 @@ def _header(audio: Path, rate: Any) -> tuple[Any, int]:
     except (soundfile.LibsndfileError, TypeError):
         logger.warning("%s: missing or unreadable", audio)
         return (SAMPLE_RATE if rate is None else rate), 0
-    return info.samplerate, info.frames
+    # beyond that a length is made up, which loading refuses
+    return info.samplerate, info.frames if info.frames <= MOST_FRAMES else 0
 
 
 def _file_id(name: str, audio: Path, folder: Path) -> str:

@@ -1,6 +1,7 @@
 """Batches of scenes: reproducible, truly labelled, and of material that lacks something."""
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -372,3 +373,17 @@ def test_a_long_clip_is_speech_outside_its_loudest_stretch_too():
     dataset = batches(material, config, keywords=(2,))
     for step in range(5):
         assert all(target == unknown for _, target in windows_of(dataset[step]))
+
+
+def test_of_long_clips_no_more_is_decoded_than_a_scene_holds():
+    """Half an hour of floats would be 115 MB, and every scene would wait for it."""
+    long = clip_of(np.tile(tone(1.0, 500.0), 1800), id_="half an hour")
+    material = dataclasses.replace(MATERIAL, negatives=[(long, BACKGROUND)], noises=[long])
+    config = dataclasses.replace(CONFIG, babble_probability=0.3, neighbour_probability=1.0)
+    dataset = batches(material, config)
+    tracemalloc.start()
+    for step in range(4):
+        dataset[step]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40e6

@@ -79,3 +79,80 @@ def test_unknown_test_folds_are_refused(tmp_path, corpus):
         run(corpus, tmp_path, dataclasses.replace(CONFIG, test_folds=(3,)))
     with pytest.raises(RequestError, match="each fold once"):
         run(corpus, tmp_path, dataclasses.replace(CONFIG, test_folds=(0, 0)))
+
+
+def told(corpus, **speakers):
+    """Rewrite manifests: the speaker of each row is ``kind=clips a speaker has``."""
+    for kind, clips in speakers.items():
+        rows = [json.loads(line) for line in corpus[kind].read_text().splitlines()]
+        for number, row in enumerate(rows):
+            row["speaker"] = f"s{number // clips}"
+        corpus[kind].write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_run_is_not_taken_up_with_other_speakers(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus")
+    config = dataclasses.replace(CONFIG, rounds=1, test_folds=(0,))
+    run(corpus, tmp_path / "out", config)
+    told(corpus, positives=2, negatives=2)
+    with pytest.raises(RequestError, match="holds a run with other settings or data"):
+        run(corpus, tmp_path / "out", config)
+
+
+def test_a_run_is_not_taken_up_with_clips_that_were_repaired(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus")
+    config = dataclasses.replace(CONFIG, rounds=1, test_folds=(0,))
+    path = tmp_path / "corpus" / "negatives" / "3.wav"
+    whole = path.read_bytes()
+    path.write_bytes(b"no audio")
+    run(corpus, tmp_path / "out", config)
+    path.write_bytes(whole)
+    with pytest.raises(RequestError, match=r'broken \["corpus/negatives/3.wav"\] there, \[\]'):
+        run(corpus, tmp_path / "out", config)
+
+
+def test_fewer_speakers_than_folds_are_refused(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus")
+    told(corpus, positives=6, negatives=6)
+    with pytest.raises(RequestError, match=r"2 speakers\) falls into fold 2; .* divide by clip"):
+        run(corpus, tmp_path / "out")
+    by_clip = dataclasses.replace(CONFIG, rounds=1, test_folds=(0,), split_by="clip")
+    assert run(corpus, tmp_path / "out", by_clip)
+
+
+def parts_of(monkeypatch, corpus, out, **changes):
+    """Return training and dev of each fold, and the manifest of noise that fold 0 is tested in."""
+    seen = []
+
+    def stop(training, dev, **_):
+        seen.append((training, dev))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "train_spotter", stop)
+    for fold in range(3):
+        config = dataclasses.replace(CONFIG, test_folds=(fold,), **changes)
+        with pytest.raises(KeyboardInterrupt):
+            run(corpus, out, config)
+    return seen
+
+
+def test_noises_fewer_than_folds_are_heard_everywhere(tmp_path, monkeypatch):
+    corpus = write_corpus(tmp_path / "corpus")
+    lines = corpus["noise"].read_text().splitlines()
+    corpus["noise"].write_text("\n".join(lines[:2]))
+    for training, dev in parts_of(monkeypatch, corpus, tmp_path / "out"):
+        assert len(training.noises) == len(dev.noises) == 2
+    assert len(list(manifests.read(tmp_path / "out" / "test-noise.jsonl.gz"))) == 2
+    monkeypatch.undo()
+    run(corpus, tmp_path / "out", dataclasses.replace(CONFIG, rounds=1, test_folds=(0,)))
+    note = "2 noises are too few for 3 folds: the same ones are heard in training"
+    assert note in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_noise_that_is_a_negative_too_is_in_one_part(tmp_path, monkeypatch):
+    corpus = write_corpus(tmp_path / "corpus")
+    corpus["noise"] = corpus["negatives"]
+    for training, dev in parts_of(monkeypatch, corpus, tmp_path / "out"):
+        heard = {clip.id for clip in training.noises}
+        assert heard == {clip.id for clip in training.negatives}
+        assert not heard & {clip.id for clip in (*dev.noises, *dev.negatives)}

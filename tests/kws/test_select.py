@@ -84,3 +84,13 @@ def test_what_may_hold_a_keyword_is_no_hard_negative(tmp_path):
     # a mined alarm has no text of its own, but says what it was cut from
     cuts[4].supervisions[0].custom = {"mined_for": "computer", "amid": ["yes", "oh jarvis"]}
     assert free_of(cuts, ["computer", "Jarvis"]) == [cuts[2]]
+
+
+def test_one_id_for_two_recordings_is_refused(tmp_path):
+    """Ids are made of the last folder's name: those of jarvis/clips and other/clips are equal."""
+    for name in ("jarvis", "other"):
+        (tmp_path / name / "clips").mkdir(parents=True)
+    words = manifest(tmp_path / "jarvis" / "clips", "clips", [("jarvis", None), ("yes", None)])
+    others = manifest(tmp_path / "other" / "clips", "clips", [("hello", None), ("no", None)])
+    with pytest.raises(RequestError, match=r"clip clips/clips/0.wav: is .*jarvis.* and .*other"):
+        select(["jarvis"], positives=[words], negatives=[others])

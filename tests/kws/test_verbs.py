@@ -15,6 +15,7 @@ from speechkit.cli import main
 from speechkit.kws.detector import Detector
 from speechkit.kws.report import load_scored, parse_snr, save_scored
 from speechkit.kws.spotter import Spotter
+from speechkit.kws.train import _set_aside, decode
 from tests.kws.corpus import write_corpus
 from tests.kws.helpers import bursts, tiny_spotter
 
@@ -281,6 +282,47 @@ def test_export_is_checked_against_onnxruntime(tmp_path, model):
     described = json.loads((tmp_path / "spotter.json").read_text())
     assert described["keywords"] == ["computer"]
     assert described["frontend"]["type"] == "pcen"
+
+
+def test_a_graph_that_gives_no_numbers_is_not_exported(tmp_path, model, capsys, monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    class Broken:
+        def __init__(self, path):
+            pass
+
+        def run(self, outputs, given):
+            return (np.full((len(given["windows"]), 1), np.nan),)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Broken)
+    assert run("kws", "export", "--model", model, "--out", tmp_path) == 1
+    assert "the exported graph differs by nan" in capsys.readouterr().err
+    assert not (tmp_path / "spotter.onnx").exists()
+
+
+@pytest.mark.parametrize("frontend", ["pcen", "logmel"])
+def test_frames_that_kaldi_would_place_can_be_trained_on(tmp_path, corpus, frontend):
+    given = ["--keywords", "computer", "--positives", corpus["positives"]]
+    given += ["--negatives", corpus["negatives"], *TRAIN, "--out", tmp_path / "out"]
+    assert run("kws", "train", *given, "--frontend.type", frontend, "--frontend.kaldi", "true") == 0
+    assert Spotter.load(tmp_path / "out" / "model").frontend.config.kaldi
+
+
+def test_a_front_end_of_another_rate_is_refused(tmp_path, corpus, capsys):
+    given = ["--keywords", "computer", "--positives", corpus["positives"]]
+    given += ["--negatives", corpus["negatives"], *TRAIN, "--out", tmp_path / "out"]
+    assert run("kws", "train", *given, "--frontend.type=pcen", "--frontend.sample_rate=8000") == 2
+    assert "front-end of 8000 Hz: spotters are trained" in capsys.readouterr().err
+
+
+def test_a_noise_that_is_a_negative_too_is_trained_on_or_measured_with(corpus):
+    cuts = list(manifests.read(corpus["negatives"]))
+    words = {"computer": list(manifests.read(corpus["positives"]))}
+    clips = decode(words, cuts, noises=cuts)
+    training, dev = _set_aside(clips, words, cuts, seed=0)
+    for part, other in ((training, dev), (dev, training)):
+        assert {clip.id for clip in part.noises} == {clip.id for clip in part.negatives}
+        assert not {clip.id for clip in part.noises} & {clip.id for clip in other.negatives}
 
 
 def test_a_network_of_other_hyperparameters(tmp_path, corpus, capsys):

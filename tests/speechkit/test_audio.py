@@ -214,6 +214,19 @@ def test_a_truncated_ogg_is_refused(tmp_path, subtype, part):
             read(path)
 
 
+def test_a_flac_without_a_length_is_refused(tmp_path):
+    """As an encoder leaves it that writes to a pipe; libsndfile makes up 2**63 samples."""
+    path = save(tmp_path / "a.flac", tone())
+    flac = bytearray(path.read_bytes())
+    # the lower 36 of bits 100 to 136 of STREAMINFO, behind two headers of 4 bytes
+    flac[21] &= 0xF0
+    flac[22:26] = bytes(4)
+    path.write_bytes(flac)
+    for read in (load, lambda path: list(chunks(path))):
+        with pytest.raises(AudioError, match=r"a\.flac: its header states no length"):
+            read(path)
+
+
 def test_a_wav_whose_header_promises_more_is_refused(tmp_path):
     path = save(tmp_path / "a.wav", tone())
     path.write_bytes(path.read_bytes()[: 44 + 2 * 9000])

@@ -218,6 +218,14 @@ def test_cuts_that_lhotse_must_make_are_checked_too(tmp_path):
     assert findings_of(tmp_path, tmp_path / "padded.jsonl") == set()
 
 
+def test_headers_of_files_with_several_channels_are_checked(tmp_path):
+    audio = 0.1 * np.random.default_rng(0).standard_normal((44_100, 2))
+    soundfile.write(tmp_path / "a.wav", audio, 44_100)
+    cut = Recording.from_file(tmp_path / "a.wav", recording_id="a").to_cut()
+    manifests.write([cut], tmp_path / "stereo.jsonl")
+    assert findings_of(tmp_path, tmp_path / "stereo.jsonl") == {("rate", "a")}
+
+
 def test_names_with_brackets_are_shown_as_they_are(tmp_path, capsys):
     assert data_check.check([manifest(tmp_path / "set", ["[bold]a[/].wav"])]) == 1
     assert "set/[bold]a[/].wav" in capsys.readouterr().out
