@@ -83,5 +83,9 @@ def align_cut(transcriber: Transcriber, cut: Cut) -> Hypothesis:
         )
     tokens = recogniser.tokenizer.encode(text)
     return alignment.timed(
-        transcriber.log_probs(cut), tokens, recogniser.tokenizer, frame_s=recogniser.frame_s
+        transcriber.log_probs(cut),
+        tokens,
+        recogniser.tokenizer,
+        frame_s=recogniser.frame_s,
+        first_s=recogniser.first_frame_s,
     )

@@ -3,6 +3,7 @@
 T frames, V tokens, L tokens of the transcript.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -49,7 +50,12 @@ class TokenSpan:
 
 
 def align(
-    log_probs: Tensor, tokens: Sequence[int], *, frame_s: float, reach_s: float = REACH_S
+    log_probs: Tensor,
+    tokens: Sequence[int],
+    *,
+    frame_s: float,
+    first_s: float | None = None,
+    reach_s: float = REACH_S,
 ) -> list[TokenSpan]:
     """Place the tokens of a transcript on the likeliest CTC path that spells them.
 
@@ -65,7 +71,9 @@ def align(
     log_probs
         (T, V) natural log-probabilities, token 0 being the blank.
     frame_s
-        period of the frames; frame t is [t, t + 1) * frame_s.
+        period of the frames.
+    first_s
+        the middle of frame 0; half a period by default: frame t is [t, t + 1) * frame_s.
 
     Raises
     ------
@@ -87,7 +95,9 @@ def align(
     along = log_probs.gather(1, path[:, None])[:, 0]
     if not torch.isfinite(along).all():
         raise JobError("the model gives this transcript no probability; check that it belongs here")
-    return list(_spans(path.tolist(), along.exp().tolist(), frame_s, reach_s))
+    late_s = 0.0 if first_s is None else first_s - frame_s / 2
+    spans = _spans(path.tolist(), along.exp().tolist(), frame_s, reach_s)
+    return [_later(span, late_s) for span in spans]
 
 
 def words_of(
@@ -121,7 +131,12 @@ def words_of(
 
 
 def timed(
-    log_probs: Tensor, tokens: Sequence[int], tokenizer: Tokenizer, *, frame_s: float
+    log_probs: Tensor,
+    tokens: Sequence[int],
+    tokenizer: Tokenizer,
+    *,
+    frame_s: float,
+    first_s: float | None = None,
 ) -> Hypothesis:
     """Return the hypothesis of a decoder's tokens, with times and confidences.
 
@@ -129,10 +144,10 @@ def timed(
 
     Parameters
     ----------
-    log_probs, frame_s
+    log_probs, frame_s, first_s
         as for `align`.
     """
-    spans = align(log_probs, tokens, frame_s=frame_s)
+    spans = align(log_probs, tokens, frame_s=frame_s, first_s=first_s)
     words = words_of(spans, tokenizer)
     return Hypothesis(
         text=tokenizer.decode(tokens),
@@ -204,6 +219,12 @@ def _spans(
             peak_s=(peak + 0.5) * frame_s,
             confidence=min(posteriors[peak], 1.0),
         )
+
+
+def _later(span: TokenSpan, by_s: float) -> TokenSpan:
+    """Return a span at another time, never before the recording."""
+    times = {name: max(0.0, getattr(span, name) + by_s) for name in ("start_s", "end_s", "peak_s")}
+    return dataclasses.replace(span, **times)
 
 
 def _runs(path: list[int]) -> Iterator[tuple[int, int]]:

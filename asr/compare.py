@@ -36,6 +36,8 @@ def compare(*, reports: list[Path], out: Path | None = None, seed: int = 0) -> N
     RequestError
         if there is one report alone, or they are of other utterances than the first.
     """
+    if seed < 0:
+        raise RequestError(f"seed {seed}: give 0 or more")
     if len(reports) < 2:
         raise RequestError(f"{len(reports)} report: give two or more to compare")
     scores = [score(read_transcripts(folder)) for folder in reports]

@@ -86,20 +86,32 @@ def attach_language_model(
 
 
 def resolved(config: DecodingConfig, folder: Path | None = None) -> DecodingConfig:
-    """Return the settings with all defaults filled in, the language model of a folder among them.
+    """Return the settings with defaults filled in, the language model of a folder among them.
+
+    Weights stay open where there is nothing to weigh.
 
     Raises
     ------
     RequestError
-        if the folder's weights cannot be read.
+        if the folder's weights cannot be read, or weights are given and there is nothing to weigh.
     """
     chosen: dict[str, Any] = {"lm_weight": _LM_WEIGHT, "word_bonus": 0.0}
     if config.own_lm and config.lm is None and folder and (folder / _LM_WEIGHTS).is_file():
         chosen |= _own_weights(folder / _LM_WEIGHTS)
         config = dataclasses.replace(config, lm=folder / _LM)
     chosen["beam"] = _SEARCH_BEAM if config.searches else 1
+    if config.lm is None:
+        if given := _weights_given(config):
+            raise RequestError(f"{given}: there is no language model to weigh; give lm")
+        del chosen["lm_weight"], chosen["word_bonus"]
     missing = {name: value for name, value in chosen.items() if getattr(config, name) is None}
     return dataclasses.replace(config, **missing)
+
+
+def _weights_given(config: DecodingConfig) -> str:
+    names = ("lm_weight", "word_bonus")
+    values = ((name, getattr(config, name)) for name in names)
+    return ", ".join(f"{name} {value:g}" for name, value in values if value is not None)
 
 
 def _own_weights(path: Path) -> dict[str, float]:
@@ -139,9 +151,13 @@ def scorer_of(config: DecodingConfig, recogniser: Recogniser) -> Scorer[Any] | N
 
 def _words(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # editors of Windows put a mark in front
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        if len(line.split()) > 1:
+            raise RequestError(f"{path}, line {number}: {line.strip()!r} is not one word; give one")
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -29,6 +29,7 @@ from speechkit.asr.scoring import (
 )
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import JobError, RequestError
+from speechkit.ranges import require
 
 Way = Literal["one pass", "chunks", "utterances"]
 WAYS: tuple[Way, ...] = get_args(Way)
@@ -54,6 +55,7 @@ class LongFormConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require(self, "seed", at_least=0)
         if not 0 <= self.overlap_s < self.chunk_s or self.near_s <= 0:
             raise RequestError(
                 f"chunk_s {self.chunk_s}, overlap_s {self.overlap_s}, near_s {self.near_s}: "
@@ -183,7 +185,13 @@ def _words(transcriber: Transcriber, cut: Cut) -> Iterator[tuple[str, float]]:
     places = [(i + 0.5) / len(words) * cut.duration for i in range(len(words))]
     try:
         log_probs = transcriber.log_probs(cut)
-        found = timed(log_probs, tokens, recogniser.tokenizer, frame_s=recogniser.frame_s).words
+        found = timed(
+            log_probs,
+            tokens,
+            recogniser.tokenizer,
+            frame_s=recogniser.frame_s,
+            first_s=recogniser.first_frame_s,
+        ).words
     except JobError:
         found = ()
     if len(found) == len(words):

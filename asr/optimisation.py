@@ -69,7 +69,7 @@ class FitConfig:
     workers: int = 0
     devices: int = 1
     nodes: int = 1
-    strategy: str = "auto"
+    strategy: Literal["auto", "ddp"] = "auto"
 
     def __post_init__(self) -> None:
         require(self, "epochs", "accumulate", "average_epochs", "devices", "nodes", at_least=1)

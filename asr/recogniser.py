@@ -65,6 +65,11 @@ class Recogniser(nn.Module):
         """Seconds from one frame of the encoder to the next."""
         return self.inputs.hop_s * self.network.factor
 
+    @property
+    def first_frame_s(self) -> float:
+        """The middle of the encoder's first frame: convolutions keep that of the inputs' first."""
+        return self.inputs.first_frame_s
+
     def forward(self, x: Tensor, lengths: Tensor) -> Encoded:
         """Map features (B, T, F) and their lengths (B,) to logits."""
         encoded: Encoded = self.network(x, lengths)

@@ -1,6 +1,7 @@
 """``speechkit asr train``: from manifests to a model folder."""
 
 import dataclasses
+import json
 import logging
 import sys
 from collections import Counter
@@ -42,6 +43,7 @@ from speechkit.stored_features import stored_form
 logger = logging.getLogger(__name__)
 
 _DEV_FOLDS = 10
+_FEWEST_SPEAKERS = 4
 _CALIBRATION_CUTS = 500
 _OVERFIT_CUTS = 8
 _OVERFIT_STEPS = 400
@@ -106,8 +108,8 @@ def train(
         gets model/ (best on dev), log.jsonl (a line an epoch), tensorboard/, resume/ (the state of
         the run) and train.json (what was trained on, what was left out).
     dev
-        manifests to choose the best epoch on; without any a tenth is set aside, by speaker where
-        all are known.
+        manifests to choose the best epoch on; without any about a tenth is set aside, whole
+        speakers where four or more are known, and all of them.
     noise
         manifests of background noise for audio; white noise without any.
     init
@@ -140,13 +142,31 @@ def train_recogniser(
 ) -> Recogniser:
     """Train on cuts; return the recogniser that is best on ``dev``, which stands in OUT/model."""
     recogniser = new_recogniser(training, config, init)
+    if noises and recogniser.inputs.frontend is None:
+        raise RequestError("noise: cannot be mixed into features that are stored; leave it out")
     material = _material(recogniser, training, dev, config, noises)
     claim(out, _run(config, material, init))
     best = fit(recogniser, material, config=config.fit, out=out, progress=sys.stderr.isatty())
+    epochs = _epochs_of(out / "log.jsonl")
+    if _epochs_reported(out / "train.json") == epochs:
+        # nothing was left to do, and a language model may have been put into the folder since
+        return Recogniser.load(out / "model")
     calibrated = calibrate(best, material.dev.cuts[:_CALIBRATION_CUTS])
     calibrated.save(out / "model")
-    write_json(out / "train.json", _report(material, training, dev, config))
+    report = _report(material, training, dev, config)
+    write_json(out / "train.json", {"epochs": epochs, **report})
     return calibrated
+
+
+def _epochs_of(log: Path) -> int:
+    return len(log.read_text(encoding="utf-8").splitlines())
+
+
+def _epochs_reported(path: Path) -> int | None:
+    if not path.is_file():
+        return None
+    found: int | None = json.loads(path.read_text(encoding="utf-8")).get("epochs")
+    return found
 
 
 def calibrate(recogniser: Recogniser, cuts: Sequence[Cut]) -> Recogniser:
@@ -190,15 +210,20 @@ def new_recogniser(
 
 
 def set_aside(cuts: Sequence[Cut], *, seed: int) -> tuple[list[Cut], list[Cut]]:
-    """Divide cuts into training and dev: about a tenth, of speakers of its own if there are ten.
+    """Divide cuts into training and dev: about a tenth, of speakers of its own if there are four.
 
     Of ten folds the one nearest to a tenth is taken: another may be one speaker with half of all.
+    Of fewer than ten speakers each is a fold.
     """
     if len(cuts) < _DEV_FOLDS:
         raise RequestError(
             f"{len(cuts)} cuts: too few to set a dev set aside; give {_DEV_FOLDS} or more, or --dev"
         )
-    folds = manifests.folds(cuts, _DEV_FOLDS, seed=seed)
+    speakers = {manifests.speaker_of(cut) for cut in cuts}
+    few = None not in speakers and _FEWEST_SPEAKERS <= len(speakers) < _DEV_FOLDS
+    folds = manifests.folds(cuts, len(speakers) if few else _DEV_FOLDS, seed=seed)
+    if folds.by == "clip" and speakers != {None}:
+        logger.warning("dev shares speakers with the training part: too few of them are known")
     sizes = Counter(folds.of.values())
     dev = min(sizes, key=lambda fold: (abs(sizes[fold] * _DEV_FOLDS - len(cuts)), fold))
     return [c for c in cuts if folds.of[c.id] != dev], [c for c in cuts if folds.of[c.id] == dev]

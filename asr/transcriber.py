@@ -21,7 +21,8 @@ from speechkit.asr import alignment
 from speechkit.asr.decoding import DecodingConfig, pieces_at_blanks, resolved, scorer_of
 from speechkit.asr.hypothesis import Hypothesis
 from speechkit.asr.recogniser import Recogniser
-from speechkit.audio import Audio, as_float, chunks, load_cut
+from speechkit.asr.tokenizer import SPACE
+from speechkit.audio import MOST_HEADER_BYTES, Audio, as_float, chunks, load_cut
 from speechkit.ctc_beam import BeamConfig
 from speechkit.errors import AudioError, JobError, RequestError, is_out_of_memory
 from speechkit.features import Inputs
@@ -90,7 +91,11 @@ class Transcriber:
         tokens = self._tokens(log_probs)
         recogniser = self.recogniser
         hypothesis = alignment.timed(
-            log_probs, tokens, recogniser.tokenizer, frame_s=recogniser.frame_s
+            log_probs,
+            tokens,
+            recogniser.tokenizer,
+            frame_s=recogniser.frame_s,
+            first_s=recogniser.first_frame_s,
         )
         return self._calibrated(hypothesis)
 
@@ -130,6 +135,11 @@ class Transcriber:
         recogniser, config = self.recogniser, self.config
         factor = recogniser.network.factor
         size = round(self.chunk_s / recogniser.frame_s)
+        if self.chunk_s and size < 1:
+            raise RequestError(
+                f"chunk_s {self.chunk_s:g}: is less than a frame of {recogniser.frame_s:g} s; give "
+                "more, or 0 for one pass"
+            )
         if size == 0 or frames <= size * factor:
             yield 0, frames, slice(None)
             return
@@ -204,7 +214,9 @@ class Transcriber:
             return after
         if tokenizer.starts_word(before[-1]) and not tokenizer.pieces[before[-1]].strip():
             return after
-        return (*tokenizer.encode(" "), *after)
+        # not by `encode`: SentencePiece takes spaces at the ends away
+        space = tokenizer.pieces.index(SPACE) if SPACE in tokenizer.pieces else None
+        return after if space is None else (space, *after)
 
     def _calibrated(self, hypothesis: Hypothesis) -> Hypothesis:
         if not hypothesis.words:
@@ -248,6 +260,7 @@ def _name(recording: Recording) -> str:
 def _holds_nothing(path: Path | str) -> bool:
     """Say whether a readable audio file has no samples: silence, rather than damage."""
     try:
-        return bool(soundfile.info(path).frames == 0)
+        no_frames = soundfile.info(path).frames == 0
     except (soundfile.LibsndfileError, TypeError):
         return False  # the reader will say what is wrong
+    return bool(no_frames) and Path(path).stat().st_size <= MOST_HEADER_BYTES

@@ -33,6 +33,8 @@ _PROMISED = re.compile(r"^\s*(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", re.
 _UNKNOWN_SIZE = 0x7FFFF000
 # a year and more at any rate
 MOST_FRAMES = 2**43
+# of a WAV file without samples
+MOST_HEADER_BYTES = 4096
 
 # of a page of Ogg (RFC 3533): its sign, the bytes before the table of segments, and all at most
 _OGG_PAGE, _OGG_HEADER, _OGG_PAGE_MOST = b"OggS", 27, 65_307
@@ -149,12 +151,25 @@ def chunks(path: Path | str, *, chunk_s: float = 1.0) -> Iterator[tuple[Audio, i
     with _open(path) as file:
         if file.frames == 0:
             raise AudioError(f"{path}: holds no samples")
-        size = max(1, round(chunk_s * file.samplerate))
-        try:
-            for block in file.blocks(blocksize=size, dtype="float32", always_2d=True):
-                yield _mono(block, path), file.samplerate
-        except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise AudioError(f"{path}: cannot be decoded ({_reason(error)})") from error
+        size, rate = max(1, round(chunk_s * file.samplerate)), file.samplerate
+        left = file.frames
+        while left > 0:
+            # not file.blocks, which fills up what a damaged file lacks with what came before
+            wanted = min(size, left)
+            try:
+                block = file.read(wanted, dtype="float32", always_2d=True)
+            except (soundfile.LibsndfileError, RuntimeError) as error:
+                raise AudioError(f"{path}: cannot be decoded ({_reason(error)})") from error
+            if len(block):
+                yield _mono(block, path), rate
+            left -= len(block)
+            if len(block) < wanted:
+                if left > _ROUNDING_S * rate:
+                    raise AudioError(
+                        f"{path}: truncated: {file.frames / rate:.3f} s expected, "
+                        f"{(file.frames - left) / rate:.3f} s there"
+                    )
+                return
 
 
 def resample(audio: Audio, from_rate: int, to_rate: int) -> Audio:
@@ -205,6 +220,7 @@ def _open(path: Path | str) -> soundfile.SoundFile:
         file = soundfile.SoundFile(path)
         _refuse_truncated(file, path)
         _refuse_endless(file, path)
+        _refuse_unclosed(file, path)
         return file
     except (soundfile.LibsndfileError, TypeError) as error:
         raise AudioError(f"{path}: is not readable as audio ({_reason(error)})") from error
@@ -214,7 +230,7 @@ def _refuse_truncated(file: soundfile.SoundFile, path: Path) -> None:
     """Refuse a WAV or AIFF whose header promises more than the file holds, and half a page of Ogg.
 
     libsndfile reads what is there and notes the difference in its log, or not even that. Programs
-    that write to a pipe cannot know the length and promise 0 or the most that fits: that is no
+    that write to a pipe cannot know the length and promise the most that fits: that is no
     truncation.
     """
     if file.format == "OGG" and (lacking := _lacking_of_last_page(path)):
@@ -234,6 +250,17 @@ def _refuse_endless(file: soundfile.SoundFile, path: Path) -> None:
     if file.frames > MOST_FRAMES:
         file.close()
         raise AudioError(f"{path}: its header states no length; encode it again, from a file")
+
+
+def _refuse_unclosed(file: soundfile.SoundFile, path: Path) -> None:
+    """Refuse a WAV whose header says that there are no samples, which yet are there."""
+    size = path.stat().st_size
+    if file.format in ("WAV", "WAVEX") and file.frames == 0 and size > MOST_HEADER_BYTES:
+        file.close()
+        raise AudioError(
+            f"{path}: its header promises no samples, but {size} bytes are there: the recording "
+            "was not closed; write its header anew"
+        )
 
 
 def _lacking_of_last_page(path: Path) -> int:

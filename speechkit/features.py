@@ -25,6 +25,7 @@ _SMALLEST_DEVIATION = 1e-5
 _HIGHEST_ORDER = 2
 # of a sample or frame, in what should be whole numbers of them
 _ROUNDING = 1e-6
+_STORED_WINDOW_S = 0.025
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,16 @@ class Inputs(nn.Module):
         if self.frontend is None:
             return self._stored.hop_s
         return self.frontend.hop_samples / self.frontend.config.sample_rate
+
+    @property
+    def first_frame_s(self) -> float:
+        """The middle of the first frame.
+
+        Stored features do not say it: windows of 25 ms from the recording's start on are assumed.
+        """
+        if self.frontend is None:
+            return _STORED_WINDOW_S / 2
+        return self.frontend.centre_samples / self.frontend.config.sample_rate
 
     @property
     def _stored(self) -> StoredFeatures:

@@ -26,7 +26,8 @@ class Artifact:
     kind, shape, sample_rate
         as of a `Corpus`.
     about
-        where the model comes from, as JSON: preset, corpus, step, bits per byte on valid.
+        where the model comes from, as JSON: preset, corpus and the fingerprint of its splits, step,
+        bits per byte on valid.
     """
 
     model: DensityModel
@@ -62,6 +63,15 @@ class Artifact:
                     f"{corpus.name}: {name.replace('_', ' ')} {given}; the model was trained on "
                     f"{self.about.get('corpus', 'a corpus')} of {own}: give data like these"
                 )
+
+    def learnt_from_other_splits(self, corpus: Corpus) -> bool:
+        """Whether a corpus of the name that the model knows has other bytes, or divides them so.
+
+        What is scored may then be among what the model has learnt.
+        """
+        known = self.about.get("data")
+        same_name = self.about.get("corpus") == corpus.name
+        return known is not None and same_name and known != corpus.fingerprint()
 
     def save(self, folder: Path) -> None:
         """Write the model folder as a whole.

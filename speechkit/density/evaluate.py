@@ -24,6 +24,10 @@ from speechkit.reports import markdown_table, provenance, write_report
 
 logger = logging.getLogger(__name__)
 
+_OTHER_SPLITS = (
+    "is not what the model was trained on, or is divided in another way: bytes that it has learnt "
+    "may be among those that are scored; give the same --source settings and data"
+)
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
@@ -108,6 +112,8 @@ def evaluate_with(
         if the corpus has other bytes than the model knows, or fewer than its context.
     """
     artifact.check(corpus)
+    if other_splits := artifact.learnt_from_other_splits(corpus):
+        logger.warning("%s: %s", corpus.name, _OTHER_SPLITS)
     if config.baselines:
         _require_comparable(split, config)
     found = Evaluation(measure(artifact, corpus, split=split, config=config))
@@ -123,6 +129,7 @@ def evaluate_with(
         "unigram_bits_per_byte": found.unigram,
         "model": model,
         "trained": dict(artifact.about),
+        "other_splits": other_splits,
         "precision": config.precision,
         **provenance(seed=None, data={corpus.name: corpus.fingerprint()}),
     }
@@ -230,6 +237,7 @@ def _markdown(report: dict[str, Any], corpus: Corpus) -> str:
         [one["name"], f"{one['after_training']:.4f}", f"{one['alone']:.4f}"]
         for one in report["baselines"]
     ]
+    note = f"This corpus {_OTHER_SPLITS}.\n\n" if report["other_splits"] else ""
     contexts = [[f"{c['from']:,}", f"{c['bits_per_byte']:.4f}"] for c in report["by_context"]]
     return f"""\
 # Bits per byte: {report["model"] or corpus.name}
@@ -238,7 +246,7 @@ def _markdown(report: dict[str, Any], corpus: Corpus) -> str:
 {report["min_context"]:,} (windows of {report["window"]:,} bytes, step {report["step"]:,};
 {report["windows"]:,} windows{part}).
 
-{corpus.summary()}; split {report["split"]}. {report["seconds_per_window"]:.3f} s a window, in
+{corpus.summary()}; split {report["split"]}. {note}{report["seconds_per_window"]:.3f} s a window, in
 batches of {report["batch"]}.
 
 {markdown_table(["", "bits per byte", "without training bytes"], rows)}

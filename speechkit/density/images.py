@@ -15,6 +15,7 @@ from speechkit.density.cache import cached, stamps
 from speechkit.density.corpus import Bytes, Corpus, ImageShape, Items
 from speechkit.density.pictures import SUFFIXES, load_picture, picture_size
 from speechkit.errors import JobError, RequestError
+from speechkit.ranges import require
 
 _CIFAR = ImageShape(32, 32, 3)
 _CIFAR_RECORDS = 10_000
@@ -57,6 +58,7 @@ class ImageConfig:
     cache: Path | None = None
 
     def __post_init__(self) -> None:
+        require(self, "seed", at_least=0)
         if self.size is not None and min(self.size) < 1:
             raise RequestError(f"image size {self.size}: give a height and a width from 1")
 

@@ -20,6 +20,7 @@ from speechkit.density.corpus import Bytes
 from speechkit.density.model import DensityModel
 from speechkit.errors import RequestError
 from speechkit.kernels.decoding import DecodingCache
+from speechkit.ranges import require
 from speechkit.sparse_transformer import Block
 
 
@@ -42,6 +43,7 @@ class DrawConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require(self, "seed", at_least=0)
         if not 0 <= self.temperature < float("inf"):
             raise RequestError(f"temperature {self.temperature}: give 0 or more, such as 1.0")
         if self.top_k < 0:

@@ -12,6 +12,7 @@ from speechkit.density.imagenet import read_imagenet64
 from speechkit.density.images import ImageConfig, read_cifar10, read_images
 from speechkit.density.text import read_enwik8, read_text
 from speechkit.errors import RequestError
+from speechkit.ranges import require
 
 CorpusName = Literal["text", "enwik8", "cifar10", "imagenet64", "images", "audio", "generated"]
 
@@ -47,6 +48,9 @@ class SourceConfig:
     generated_valid_bytes: int = 100_000
     seed: int = 0
     cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        require(self, "seed", at_least=0)
 
 
 def open_corpus(

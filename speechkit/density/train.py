@@ -139,7 +139,9 @@ def train_model(
         steps=total_steps(recipe, corpus, shape.context),
         config=config,
     )
-    artifact = Artifact.of(new_model(shape, seed=config.seed), corpus, preset=preset)
+    artifact = Artifact.of(
+        new_model(shape, seed=config.seed), corpus, preset=preset, data=corpus.fingerprint()
+    )
     run = _describe(corpus, preset, artifact, plan)
     claim(out, run)
     logger.info(

@@ -30,6 +30,17 @@ def test_peaks_share_the_blanks_between():
     assert spans[1].confidence == pytest.approx(0.9)
 
 
+def test_times_follow_the_middle_of_the_first_frame():
+    log_probs = posteriors([2, 0, 0, 3, 0])
+    usual = align(log_probs, [2, 3], frame_s=FRAME_S)
+    centred = align(log_probs, [2, 3], frame_s=FRAME_S, first_s=0.0)
+    assert [span.peak_s for span in centred] == pytest.approx([0.0, 3 * FRAME_S])
+    assert centred[0].start_s == 0
+    for name in ("start_s", "end_s", "peak_s"):
+        late = getattr(usual[1], name) - getattr(centred[1], name)
+        assert late == pytest.approx(FRAME_S / 2)
+
+
 def test_reach_is_limited():
     spans = align(posteriors([0] * 10 + [2] + [0] * 10), [2], frame_s=FRAME_S, reach_s=0.08)
     assert spans[0].start_s == pytest.approx(8 * FRAME_S)

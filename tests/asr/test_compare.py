@@ -45,6 +45,8 @@ def test_a_report_of_no_text_is_named(tmp_path):
 def test_what_cannot_be_compared(tmp_path):
     whole = evaluated(tmp_path / "whole", {"u1": "one two", "u2": "three"})
     part = evaluated(tmp_path / "part", {"u1": "one two"})
+    with pytest.raises(RequestError, match="seed -1: give 0 or more"):
+        compare(reports=[whole, whole], seed=-1)
     with pytest.raises(RequestError, match="1 report: give two"):
         compare(reports=[whole])
     with pytest.raises(RequestError, match="different utterances"):

@@ -12,7 +12,8 @@ import pytest
 import torch
 from lhotse import MonoCut, SupervisionSegment
 
-from speechkit.asr import Recogniser
+from speechkit.asr import Recogniser, kneser_ney
+from speechkit.asr.decoding import attach_language_model
 from speechkit.asr.fit import fit
 from speechkit.asr.optimisation import FitConfig
 from speechkit.asr.train import TrainConfig, set_aside, train, train_recogniser
@@ -319,7 +320,16 @@ def test_too_few_cuts_for_a_dev_set_are_refused(corpus, tmp_path):
 
 def test_a_speaker_of_most_cuts_is_not_set_aside():
     speakers = ["much"] * 60 + list("abcdefghi") * 5
-    cuts = [
+    cuts = spoken_by(speakers)
+    for seed in range(5):
+        training, dev = set_aside(cuts, seed=seed)
+        assert len(training) + len(dev) == len(cuts)
+        assert len(dev) == 5
+        assert len({cut.supervisions[0].speaker for cut in dev}) == 1
+
+
+def spoken_by(speakers):
+    return [
         MonoCut(
             id=f"c{i}",
             start=0,
@@ -329,11 +339,33 @@ def test_a_speaker_of_most_cuts_is_not_set_aside():
         )
         for i, speaker in enumerate(speakers)
     ]
-    for seed in range(5):
-        training, dev = set_aside(cuts, seed=seed)
-        assert len(training) + len(dev) == len(cuts)
-        assert len(dev) == 5
-        assert len({cut.supervisions[0].speaker for cut in dev}) == 1
+
+
+@pytest.mark.parametrize(("speakers", "shared"), [(3, True), (4, False), (5, False), (9, False)])
+def test_few_speakers_are_set_aside_whole(speakers, shared, caplog):
+    cuts = spoken_by([f"s{i % speakers}" for i in range(60)])
+    training, dev = set_aside(cuts, seed=0)
+    heard = {cut.supervisions[0].speaker for cut in training}
+    assert bool(heard & {cut.supervisions[0].speaker for cut in dev}) == shared
+    assert ("dev shares speakers" in caplog.text) == shared
+
+
+def test_a_finished_run_keeps_the_language_model_in_its_folder(corpus, tmp_path):
+    cuts = list(corpus[0])
+    config = small(fit=dataclasses.replace(QUICK, epochs=1))
+    train_recogniser(cuts, cuts, out=tmp_path, config=config)
+    model = tmp_path / "model"
+    attach_language_model(model, kneser_ney.train(["ab cd"]), lm_weight=0.4, word_bonus=1.0)
+    train_recogniser(cuts, cuts, out=tmp_path, config=config)
+    assert (model / "lm.json").is_file()
+
+
+def test_noise_for_stored_features_is_refused(corpus, tmp_path, monkeypatch):
+    cuts = list(corpus[0])
+    stored = recogniser(stored=True)
+    monkeypatch.setattr("speechkit.asr.train.new_recogniser", lambda *_: stored)
+    with pytest.raises(RequestError, match="noise: cannot be mixed into features"):
+        train_recogniser(cuts, cuts, out=tmp_path, config=small(), noises=cuts)
 
 
 @pytest.mark.parametrize("tokens", ["bytes", "sentencepiece"])

@@ -26,6 +26,17 @@ def test_it_gives_a_frame_for_each_factor_begun(kind, factor, frames):
     assert lengths.tolist() == [expected, 1]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_a_frame_out_hears_as_much_before_as_behind_its_frame_in(kind, factor):
+    """So times need no shift: frame u is in the middle of what it hears at u times the factor."""
+    x = torch.randn(1, 160, 7, requires_grad=True)
+    out, _ = make(kind, factor)(x, torch.tensor([160]))
+    out[0, 80 // factor].sum().backward()
+    heard = x.grad[0].abs().sum(dim=1).nonzero()[:, 0]
+    assert (int(heard[0]) + int(heard[-1])) / 2 == 80
+
+
 @given(
     kind=st.sampled_from(KINDS),
     factor=st.sampled_from([1, 2, 4, 8]),

@@ -20,8 +20,10 @@ from speechkit import cli
 from speechkit.asr import DecodingConfig, Recogniser, Transcriber
 from speechkit.asr.decoding import pieces_at_blanks
 from speechkit.asr.scoring import Transcript, score
+from speechkit.asr.tokenizer import Bytes, Characters, SentencePieces
 from speechkit.audio import SAMPLE_RATE, load, write_wav
 from speechkit.errors import AudioError, JobError, RequestError
+from speechkit.features import Inputs
 from tests.asr.speech import SMALL, recogniser
 
 
@@ -84,6 +86,15 @@ def test_nothing_to_hear_is_an_empty_transcript(transcriber, tmp_path, samples):
 def test_a_clip_shorter_than_a_frame(trained, searching):
     transcriber = Transcriber.load(trained, DecodingConfig(beam=4 if searching else 1))
     transcriber.transcribe(0.1 * np.ones(3, dtype=np.float32))
+
+
+def test_a_recording_that_was_not_closed_is_not_silence(transcriber, clip, tmp_path):
+    path = tmp_path / "unclosed.wav"
+    write_wav(path, load(clip[1]))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40] + bytes(4) + whole[44:])
+    with pytest.raises(AudioError, match="the recording was not closed"):
+        transcriber.transcribe(path)
 
 
 def test_what_is_no_audio_is_named(transcriber, tmp_path):
@@ -167,6 +178,12 @@ def test_a_lexicon_and_a_language_model_are_obeyed(trained, corpus, tmp_path):
     assert wer(Transcriber.load(trained, both), cuts[:4]) == 0
     (tmp_path / "other.txt").write_text("dd\n")
     only = Transcriber.load(trained, DecodingConfig(lexicon=tmp_path / "other.txt"))
+    marked = tmp_path / "marked.txt"
+    marked.write_text("\ufeff" + "\n".join(words), encoding="utf-8")
+    assert wer(Transcriber.load(trained, DecodingConfig(lexicon=marked, beam=8)), cuts[:4]) == 0
+    marked.write_text("dd\nab cd\n")
+    with pytest.raises(RequestError, match=r"marked.txt, line 2: 'ab cd' is not one word"):
+        Transcriber.load(trained, DecodingConfig(lexicon=marked))
     found = {word for cut in cuts for word in only.transcribe(cut).text.split()}
     assert found <= {"dd"}
 
@@ -200,6 +217,47 @@ def test_given_weights_override_those_of_the_models_own_language_model(trained, 
     assert settings(word_bonus=0.0) == (16, 0.4, 0.0)
     assert settings(lm=folder / "lm.arpa") == (16, 0.5, 0.0)
     assert settings(own_lm=False)[0] == 1
+
+
+def test_weights_without_a_language_model_and_chunks_below_a_frame_are_refused(trained, clip):
+    with pytest.raises(RequestError, match="lm_weight 3, word_bonus 1: there is no language model to weigh"):
+        Transcriber.load(trained, DecodingConfig(lm_weight=3.0, word_bonus=1.0))
+    short = Transcriber.load(trained, DecodingConfig(chunk_s=0.001, overlap_s=0.0))
+    with pytest.raises(RequestError, match=r"chunk_s 0.001: is less than a frame of 0.\d+ s"):
+        short.transcribe(clip[0])
+
+
+def test_times_are_the_middles_of_what_a_frame_hears(trained, corpus):
+    """A click is heard most by the frame whose stated time is nearest to it."""
+    recogniser = Recogniser.load(trained)
+    frontend = recogniser.inputs.frontend
+    assert recogniser.first_frame_s == 0
+    audio = torch.zeros(1, SAMPLE_RATE)
+    audio[0, round(0.5 * SAMPLE_RATE)] = 1.0
+    energies, _ = frontend(audio)
+    heard = (energies[0] - energies[0, 0]).abs().sum(dim=1)
+    assert int(heard.argmax()) * recogniser.inputs.hop_s == pytest.approx(0.5, abs=0.005)
+    kaldi = type(frontend)(dataclasses.replace(frontend.config, kaldi=True))
+    assert Inputs(kaldi).first_frame_s == pytest.approx(frontend.config.window_samples / 32_000)
+
+
+@pytest.mark.parametrize("tokens", [Characters(" abct"), Bytes()])
+def test_pieces_of_a_recording_are_told_apart(transcriber, monkeypatch, tokens):
+    assert_spaced(transcriber, monkeypatch, tokens)
+
+
+def test_pieces_of_words_are_told_apart(transcriber, monkeypatch):
+    """SentencePiece takes a space alone away, but has a piece for it."""
+    assert_spaced(transcriber, monkeypatch, SentencePieces.fit(["a cat", "b cab", "a b"], size=9))
+
+
+def assert_spaced(transcriber, monkeypatch, tokens):
+    monkeypatch.setattr(transcriber.recogniser, "tokenizer", tokens)
+    inner = [token for token in range(1, tokens.size) if tokens.pieces[token] in (b"a", b"b")]
+    before = tokens.encode("cat")
+    text = tokens.decode([*before, *transcriber._spaced(before, tuple(inner))])
+    assert text.split()[0] == "cat"
+    assert len(text.split()) > 1
 
 
 def test_memory_that_runs_out_is_said_with_the_recording(transcriber, clip, monkeypatch):

@@ -214,6 +214,25 @@ def test_a_truncated_ogg_is_refused(tmp_path, subtype, part):
             read(path)
 
 
+def test_half_of_an_mp3_is_refused(tmp_path):
+    """libsndfile's blocks would fill what is missing with what came before."""
+    rng = np.random.default_rng(2)
+    path = save(tmp_path / "a.mp3", rng.uniform(-0.5, 0.5, 9 * RATE), format="MP3")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for read in (load, lambda path: list(chunks(path, chunk_s=3.0))):
+        with pytest.raises(AudioError, match=r"a\.mp3: truncated: 9\.\d+ s expected"):
+            read(path)
+
+
+def test_a_wav_that_was_not_closed_is_refused(tmp_path):
+    path = save(tmp_path / "a.wav", tone())
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40] + bytes(4) + whole[44:])
+    for read in (load, lambda path: list(chunks(path))):
+        with pytest.raises(AudioError, match=r"promises no samples, but \d+ bytes are there"):
+            read(path)
+
+
 def test_a_flac_without_a_length_is_refused(tmp_path):
     """As an encoder leaves it that writes to a pipe; libsndfile makes up 2**63 samples."""
     path = save(tmp_path / "a.flac", tone())

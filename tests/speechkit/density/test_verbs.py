@@ -50,6 +50,24 @@ def test_text(tmp_path):
     assert len((samples / "sample-1.txt").read_bytes()) == 256
 
 
+def test_another_division_than_that_of_the_training_is_said(tmp_path, caplog):
+    """What a model has learnt by heart may be in it."""
+    path = tmp_path / "a.txt"
+    path.write_text("so it goes on and on " * 400)
+    data = ["--corpus", "text", "--data", path]
+    own = ["--source.valid-fraction", 0.05]
+    model = [*TEXT, *TINY, *QUICK]
+    assert run(train, *data, *own, *model, "--out", tmp_path / "run") == 0
+    given = ["--model", tmp_path / "run" / "model", *data]
+    for settings, said in ((own, False), ([], True)):
+        out = tmp_path / f"report-{said}"
+        assert run(evaluate, *given, *settings, "--out", out) == 0
+        assert json.loads((out / "report.json").read_text())["other_splits"] == said
+        note = "divided in another way: bytes that it has learnt"
+        assert (note in caplog.text) == said
+        assert (note in (out / "report.md").read_text()) == said
+
+
 def test_generated_text(tmp_path):
     size = ["--source.generated-bytes", "5000", "--source.generated-valid-bytes", "600"]
     report, _ = train_evaluate_sample(tmp_path, "generated", *size, model=TEXT)
@@ -95,6 +113,7 @@ def test_audio(tmp_path, rng):
         (["--corpus", "text", "--data", "nothing.txt"], "nothing.txt: no such file"),
         (["--corpus", "images", "--data", "nothing"], "nothing: no such folder"),
         (["--corpus", "speech"], "speech"),
+        (["--corpus", "generated", "--source.seed", "-1"], "seed -1: give 0 or more"),
         (["--corpus", "generated", "--preset", "huge"], "preset 'huge': choose one of"),
         (["--corpus", "generated", "--model.heads", "3"], "does not divide into 3 heads"),
         (["--corpus", "generated", "--model.patterns", "[Sparse(3)]"], "Sparse"),
