@@ -1,10 +1,8 @@
 """Labels that come back from annotators: their states, and a store that never loses one."""
 
-import fcntl
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -16,6 +14,7 @@ from lhotse.cut import Cut, MixedCut
 from speechkit import manifests
 from speechkit.active_learning.jsonl import Row, read_rows, write_rows
 from speechkit.errors import RequestError
+from speechkit.files import locked
 
 LABELS_NAME = "labels.jsonl"
 
@@ -193,7 +192,7 @@ def save(folder: Path, annotations: Iterable[Annotation], cuts: Iterable[Cut]) -
         of all clips that the folder is about, those with saved labels included.
     """
     by_id = {cut.id: cut for cut in cuts}
-    with _locked(folder):
+    with locked(folder):
         labels = read_labels(folder)
         for annotation in annotations:
             labels[annotation.id] = merge(labels.get(annotation.id), annotation)
@@ -253,12 +252,3 @@ def _texts(annotation: Annotation) -> tuple[str, ...]:
     """Return all texts of an annotation, the oldest first."""
     given = annotation.texts or (() if annotation.text is None else (annotation.text,))
     return given[::-1]
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from saving to the folder meanwhile."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

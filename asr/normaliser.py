@@ -13,6 +13,14 @@ Case = Literal["lower", "upper", "keep"]
 # what writers and word processors use for an apostrophe
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u02bc\u2032\uff07", "'"))
 
+# not seen, though a word with one is another word to a computer: soft hyphens, marks of direction
+# and of byte order, and the like; joiners and non-joiners shape letters and stay
+_INVISIBLE = dict.fromkeys(
+    [0xAD, 0x61C, 0x180E, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF]
+)
+# between words of scripts that write none
+_ZERO_WIDTH_SPACE = {0x200B: " "}
+
 # categories of punctuation, symbols, control characters and half characters start with these
 _NO_PART_OF_WORDS = ("P", "S", "Cc", "Cs")
 
@@ -21,9 +29,9 @@ _NO_PART_OF_WORDS = ("P", "S", "Cc", "Cs")
 class Normaliser:
     """Rewrite a text; applying it twice equals applying it once.
 
-    In this order: Unicode form, typographic to plain apostrophe, case, punctuation and symbols to
-    spaces (underscores and hyphens among them), white space to single spaces. Digits stay: how
-    they are read aloud is for the transcriber to say.
+    In this order: what is invisible goes, Unicode form, typographic to plain apostrophe, case,
+    punctuation and symbols to spaces (underscores and hyphens among them), white space to single
+    spaces. Digits stay: how they are read aloud is for the transcriber to say.
 
     Parameters
     ----------
@@ -53,6 +61,7 @@ class Normaliser:
 
     def __call__(self, text: str) -> str:
         """Return the normalised text: words with single spaces between, perhaps none."""
+        text = text.translate(_INVISIBLE | _ZERO_WIDTH_SPACE)
         text = unicodedata.normalize(self.unicode_form, text).translate(_APOSTROPHES)
         # letters such as the dotted capital I change their decomposition with their case
         text = unicodedata.normalize(self.unicode_form, self._cased(text))

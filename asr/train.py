@@ -123,6 +123,7 @@ def train(
         return _overfit(training, config, init)
     if dev:
         held = list(manifests.read_all(dev))
+        manifests.require_apart(training, held)
     else:
         training, held = set_aside(training, seed=config.seed)
     noises = list(manifests.read_all(noise)) if noise else []

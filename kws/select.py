@@ -35,6 +35,11 @@ class Selection:
         """The keywords."""
         return list(self.positives)
 
+    @property
+    def cuts(self) -> list[Cut]:
+        """All clips."""
+        return [cut for cuts in (*self.positives.values(), self.negatives) for cut in cuts]
+
 
 def select(
     keywords: Sequence[str], *, positives: Sequence[Path], negatives: Sequence[Path]

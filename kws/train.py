@@ -159,6 +159,7 @@ def train(
     clips = decode(selection.positives, selection.negatives, noises=_read(noise))
     if dev_positives and dev_negatives:
         chosen = select(keywords, positives=dev_positives, negatives=dev_negatives)
+        manifests.require_apart(selection.cuts, chosen.cuts)
         training, dev = (
             clips,
             decode(chosen.positives, chosen.negatives, noises=_read(dev_noise or noise)),

@@ -8,6 +8,7 @@ step over its limit, and leaves an unfilled batch in every bucket (a tenth of th
 small set); here the limit holds and one batch in all is unfilled.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -53,8 +54,8 @@ class BatchConfig:
     def __post_init__(self) -> None:
         limits = (("max_s", self.max_s), ("quadratic_s", self.quadratic_s))
         for name, value in (*limits, ("max_cuts", self.max_cuts), ("buckets", self.buckets)):
-            if value is not None and not value > 0:
-                raise RequestError(f"{name} {value}: must be positive")
+            if value is not None and not 0 < value < math.inf:
+                raise RequestError(f"{name} {value}: must be positive, and a number")
         if self.too_long not in ("alone", "refuse"):
             raise RequestError(f"too_long {self.too_long!r}: choose alone or refuse")
 

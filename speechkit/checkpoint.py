@@ -4,6 +4,7 @@
 that loads the folder and everything that class needs, ``README.md`` the model card.
 """
 
+import glob
 import hashlib
 import importlib
 import json
@@ -66,6 +67,30 @@ def save_folder(
         shutil.rmtree(fresh, ignore_errors=True)  # what a full disk has left
 
 
+def _mend(folder: Path) -> None:
+    """Finish what a kill between the two renames of `save_folder` has left undone."""
+    if folder.exists() or not folder.parent.is_dir():
+        return
+    # renamed away only when the new one is whole
+    for old in folder.parent.glob(f".old-*-{glob.escape(folder.name)}"):
+        if _is_alive(int(old.name.split("-")[1])):
+            continue
+        fresh = old.with_name(old.name.replace(".old-", ".tmp-", 1))
+        os.replace(fresh if fresh.is_dir() else old, folder)
+        shutil.rmtree(old, ignore_errors=True)
+        return
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True  # of another user
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def load_config(folder: Path | str, *, task: str | None = None) -> dict[str, Any]:
     """Read ``config.json`` of a model folder and check format and task.
 
@@ -75,6 +100,7 @@ def load_config(folder: Path | str, *, task: str | None = None) -> dict[str, Any
         if the folder is none of ours, or of another format version or task.
     """
     folder = Path(folder)
+    _mend(folder)
     path = folder / "config.json"
     if not path.is_file():
         raise RequestError(

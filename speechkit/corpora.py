@@ -6,9 +6,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import soundfile
 from lhotse import CutSet
+from lhotse.audio import AudioSource
+from lhotse.cut import Cut
+from lhotse.utils import fastcopy
 
 from speechkit import an4, manifests, nemo
+from speechkit.audio import file_of
 from speechkit.claims import claim
 from speechkit.errors import RequestError
 from speechkit.synthetic import SyntheticConfig
@@ -157,7 +162,24 @@ def prepare_rir_noises(root: Path) -> Splits:
         "iso_noise": [_row(path, root, NOISE) for path in _waves(real) if "noise" in path.stem],
         "point_noise": [_row(path, root, NOISE) for path in _waves(point)],
     }
-    return _splits(rows, root)
+    splits = _splits(rows, root)
+    if "real_rir" in splits:
+        splits["real_rir"] = splits["real_rir"].map(_of_first_microphone)
+    return splits
+
+
+def _of_first_microphone(cut: Cut) -> Cut:
+    """Return a response as the first of its microphones heard it: the mean of several is a comb."""
+    path = file_of(cut)
+    try:
+        channels = 1 if path is None else soundfile.info(path).channels
+    except (soundfile.LibsndfileError, TypeError):
+        return cut  # it was named already, and loading refuses it
+    if channels == 1:
+        return cut
+    source = AudioSource(type="file", channels=list(range(channels)), source=str(path))
+    recording = fastcopy(cut.recording, sources=[source], channel_ids=source.channels)
+    return fastcopy(cut, recording=recording, channel=0)
 
 
 CORPORA: dict[str, Callable[[Path], Splits]] = {

@@ -19,6 +19,7 @@ from rich.table import Table
 from speechkit import manifests
 from speechkit.audio import SAMPLE_RATE, Audio, chunks, file_of, load, load_cut, plain_file
 from speechkit.errors import AudioError
+from speechkit.ranges import require
 from speechkit.reports import markdown_table, provenance, write_report
 from speechkit.stored_features import load_features, stored_form
 
@@ -65,6 +66,11 @@ class Limits:
     silence_dbfs: float = -60.0
     duration_tolerance_s: float = 0.02
     tail_factor: float = 2.0
+
+    def __post_init__(self) -> None:
+        require(self, "full_scale", "clipped_share", "duration_tolerance_s", at_least=0)
+        require(self, "tail_factor", at_least=1)
+        require(self, "silence_dbfs")
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,9 @@ def check_clips(clips: list[tuple[str, Cut]], *, sample_rate: int, limits: Limit
     ):
         if cut.has_features and not cut.has_recording:
             findings += _feature_findings(cut)
+            continue
+        if not cut.has_recording:
+            findings.append(Finding("missing", cut.id, "has neither audio nor features"))
             continue
         level = Level()
         try:

@@ -1,5 +1,6 @@
 """Writing files so that a reader, or a kill in the middle, never sees half of one."""
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -22,6 +23,21 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Keep other processes that ask for it out of a folder meanwhile.
+
+    Raises
+    ------
+    BlockingIOError
+        if another one is in there, and this one is not to wait.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -20,12 +20,14 @@ from lhotse import CutSet, SupervisionSegment
 from lhotse.cut import Cut
 
 from speechkit import nemo
+from speechkit.claims import claim
 from speechkit.errors import RequestError
 from speechkit.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
 CUTS_NAME = "cuts.jsonl.gz"
+_IMPORT_NAME = "import.json"
 _NAMES_IN_FOLDER = (CUTS_NAME, "cuts.jsonl", "manifest.jsonl")
 _CUT_TYPES = ("MonoCut", "MultiCut", "MixedCut", "PaddingCut")
 
@@ -111,8 +113,16 @@ def import_manifest(manifest: Path, *, out: Path) -> None:
         JSONL with audio_filepath, and duration, text, label, speaker, offset where known.
     out
         the folder to write cuts.jsonl.gz to; the audio stays where it is.
+
+    Raises
+    ------
+    RequestError
+        if the folder holds clips of another manifest.
     """
     cuts = read(manifest)
+    if (out / CUTS_NAME).is_file() and not (out / _IMPORT_NAME).is_file():
+        raise RequestError(f"{out / CUTS_NAME}: is no import; give another folder to --out")
+    claim(out, {"manifest": fingerprint(cuts, speakers=True)}, file=_IMPORT_NAME)
     write(cuts, out / CUTS_NAME)
     logger.info("%s: %s", out / CUTS_NAME, summary(cuts))
 
@@ -222,6 +232,22 @@ def folds(
     return Folds(of=of, by=rule)
 
 
+def require_apart(training: Iterable[Cut], dev: Iterable[Cut]) -> None:
+    """Refuse a dev set that shares clips with what is trained on.
+
+    Raises
+    ------
+    RequestError
+        that counts them and names one.
+    """
+    learnt = {cut.id for cut in training}
+    if shared := sorted({cut.id for cut in dev} & learnt):
+        raise RequestError(
+            f"{len(shared)} clips of dev are among those to train on ({shared[0]}): epochs would "
+            "be chosen by what is learnt by heart; give other clips"
+        )
+
+
 def fold_order(seed: int, name: str) -> str:
     """Return what speakers or clips are sorted by before they are dealt to folds."""
     return hashlib.sha256(f"{seed}\n{name}".encode()).hexdigest()
@@ -284,13 +310,14 @@ def _refuse_duplicates(cuts: list[Cut], source: str) -> None:
     if repeated:
         raise RequestError(
             f"{source}: {len(repeated)} ids occur more than once ({', '.join(repeated[:3])}); "
-            "give each clip once"
+            "give each clip once, and folders of different names, of which ids are made"
         )
 
 
 def _line(cut: Cut, folder: Path) -> bytes:
     row = _with_paths(cut.to_dict(), lambda path: _relative(path, folder))
-    return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+    # half a character, which is no UTF-8, becomes an escape of JSON's
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _relative(path: str, folder: Path) -> str:

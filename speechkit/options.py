@@ -58,7 +58,8 @@ def parse(
     except (UnicodeDecodeError, TypeError) as error:
         # jsonargparse's, of a file that is no text, or one value where a group of them belongs
         raise RequestError(
-            f"--config: does not fit ({error}); see `{prog} --print-config`"
+            f"--config: does not fit ({error}): several values are written [a, b], settings of a "
+            f"group below its name; see `{prog} --print-config`"
         ) from error
     return {
         name: dataclasses.replace(

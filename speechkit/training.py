@@ -8,14 +8,16 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from speechkit.errors import JobError
-from speechkit.files import write_text
+from speechkit.errors import JobError, RequestError
+from speechkit.files import locked, write_text
 
 _PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -61,13 +63,35 @@ def _tensorboard(out: Path) -> Any:
 def run(
     trainer: lightning.Trainer, training: lightning.LightningModule, batches: Any, *, out: Path
 ) -> None:
-    """Train, from the state in ``OUT/resume`` on where there is one."""
+    """Train, from the state in ``OUT/resume`` on where there is one.
+
+    Raises
+    ------
+    RequestError
+        if another process is training in ``out``.
+    """
     last = out / "resume" / "last.ckpt"
-    with warnings.catch_warnings():
+    with _alone(trainer, last.parent), warnings.catch_warnings():
         # Lightning's, about torch and about loaders: nothing that a user could act on
         warnings.simplefilter("ignore")
         resumed = last if last.is_file() else None
         trainer.fit(training, batches, ckpt_path=resumed, weights_only=True)
+
+
+@contextmanager
+def _alone(trainer: lightning.Trainer, folder: Path) -> Iterator[None]:
+    """Keep a second start of the same run out; a run's own processes are one."""
+    if not trainer.is_global_zero:
+        yield
+        return
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(folder, wait=False))
+        except BlockingIOError as error:
+            raise RequestError(
+                f"{folder.parent}: another process is training here; wait for it, or end it"
+            ) from error
+        yield
 
 
 def write_state(trainer: lightning.Trainer, out: Path) -> None:

@@ -41,6 +41,18 @@ def test_every_file_belongs_to_a_package():
     assert [path for path in sources() if path.parent not in folders] == []
 
 
+def test_data_that_packages_read_is_installed():
+    data = SETUPTOOLS["package-data"]
+    for package in SETUPTOOLS["packages"]:
+        own = {
+            path.name
+            for pattern in data.get(package, [])
+            for path in folder_of(package).glob(pattern)
+        }
+        there = {path.name for path in folder_of(package).glob("*.json")}
+        assert there <= own, package
+
+
 def test_mypy_checks_every_package():
     # a package that lies in its parent's folder is found with the parent
     apart = {p for p in SETUPTOOLS["packages"] if "." not in p or p in SETUPTOOLS["package-dir"]}

@@ -75,7 +75,7 @@ def test_a_run_writes_model_state_and_log(uninterrupted):
         assert 0 <= line["blank_share"] <= 1
         assert line["gradient_norm"] > 0
         assert line["skipped_steps"] == line["unusable_utterances"] == 0
-    assert sorted(path.name for path in (out / "resume").iterdir()) == ["last.ckpt"]
+    assert sorted(path.name for path in (out / "resume").iterdir()) == [".lock", "last.ckpt"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

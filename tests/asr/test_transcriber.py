@@ -220,7 +220,7 @@ def test_given_weights_override_those_of_the_models_own_language_model(trained, 
 
 
 def test_weights_without_a_language_model_and_chunks_below_a_frame_are_refused(trained, clip):
-    with pytest.raises(RequestError, match="lm_weight 3, word_bonus 1: there is no language model to weigh"):
+    with pytest.raises(RequestError, match="lm_weight 3, word_bonus 1: there is no language"):
         Transcriber.load(trained, DecodingConfig(lm_weight=3.0, word_bonus=1.0))
     short = Transcriber.load(trained, DecodingConfig(chunk_s=0.001, overlap_s=0.0))
     with pytest.raises(RequestError, match=r"chunk_s 0.001: is less than a frame of 0.\d+ s"):

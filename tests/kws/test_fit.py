@@ -102,7 +102,7 @@ def test_a_run_writes_model_state_and_log(uninterrupted):
     for line in lines:
         assert 0 <= line["best_dev_frr"] <= line["dev_frr"] <= 1
         assert line["loss"] > 0
-    assert sorted(path.name for path in (out / "resume").iterdir()) == ["last.ckpt"]
+    assert sorted(path.name for path in (out / "resume").iterdir()) == [".lock", "last.ckpt"]
     state = state_of(out)
     changed = [
         name

@@ -1,6 +1,8 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -56,6 +58,23 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     assert sorted(os.listdir(folder)) == ["README.md", "config.json", "model.safetensors"]
     assert list(checkpoint.load_weights(folder)) == ["b"]
     assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_kill_between_the_renames_is_mended(tmp_path):
+    """The old folder is renamed away, the new one, which is whole, not yet in its place."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    folder = tmp_path / "model"
+    save(tmp_path / f".old-{gone.pid}-model")
+    assert checkpoint.load_config(folder)["labels"] == ["x", "ü"]
+    os.replace(folder, tmp_path / f".old-{gone.pid}-model")
+    save(tmp_path / f".tmp-{gone.pid}-model", config={"labels": ["new"]})
+    assert checkpoint.load_config(folder)["labels"] == ["new"]
+    assert os.listdir(tmp_path) == ["model"]
+    # a process that lives will do it itself
+    os.replace(folder, tmp_path / f".old-{os.getpid()}-model")
+    with pytest.raises(RequestError, match="is not a model folder"):
+        checkpoint.load_config(folder)
 
 
 def test_a_failed_save_leaves_the_old_folder(tmp_path):

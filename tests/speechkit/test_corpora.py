@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import soundfile
 
 from speechkit import corpora, manifests
 from speechkit.audio import load_cut, write_wav
@@ -113,6 +114,23 @@ def test_rir_noises(tmp_path):
         "sim_rir": ["rir"],
     }
     assert len(splits["sim_rir"]) == 2
+
+
+def test_of_a_response_of_several_microphones_the_first_is_taken(tmp_path):
+    """Their mean would be a comb filter, not a room."""
+    root = tree(
+        tmp_path / "RIRS_NOISES",
+        "pointsource_noises/noise-free-sound-0000.wav",
+        "simulated_rirs/smallroom/Room001/Room001-00001.wav",
+    )
+    taps = np.zeros((1000, 3))
+    taps[[100, 130, 160], range(3)] = 0.5
+    path = root / "real_rirs_isotropic_noises/RVB2014_type1_rir_simroom1_1.wav"
+    path.parent.mkdir(parents=True)
+    soundfile.write(path, taps, 16_000)
+    corpora.prepare("rir_noises", root=root, out=tmp_path / "out")
+    (cut,) = manifests.read(tmp_path / "out" / "real_rir")
+    assert np.flatnonzero(load_cut(cut)).tolist() == [100]
 
 
 def test_a_corpus_without_audio_and_a_folder_of_another_corpus_are_refused(tmp_path):

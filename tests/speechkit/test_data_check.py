@@ -8,6 +8,7 @@ from lhotse import MonoCut, Recording
 
 from speechkit import corpora, data_check, manifests
 from speechkit.audio import write_wav
+from speechkit.errors import RequestError
 
 RNG_SEED = 7
 
@@ -224,6 +225,17 @@ def test_headers_of_files_with_several_channels_are_checked(tmp_path):
     cut = Recording.from_file(tmp_path / "a.wav", recording_id="a").to_cut()
     manifests.write([cut], tmp_path / "stereo.jsonl")
     assert findings_of(tmp_path, tmp_path / "stereo.jsonl") == {("rate", "a")}
+
+
+def test_a_cut_of_nothing_is_missing(tmp_path):
+    cuts = [MonoCut("bare", 0, 1, channel=0), *manifests.read(clean_set(tmp_path / "set", count=2))]
+    manifests.write(cuts, tmp_path / "bare.jsonl")
+    assert findings_of(tmp_path, tmp_path / "bare.jsonl") == {("missing", "bare")}
+
+
+def test_limits_are_numbers():
+    with pytest.raises(RequestError, match="tail_factor inf"):
+        data_check.Limits(tail_factor=float("inf"))
 
 
 def test_names_with_brackets_are_shown_as_they_are(tmp_path, capsys):

@@ -281,6 +281,37 @@ def test_import_to_another_folder_keeps_the_audio(tmp_path, caplog):
     assert "2 clips, 0.00 h, 1 speakers, 2 labels" in caplog.text
 
 
+def test_an_import_replaces_neither_another_one_nor_what_is_none(tmp_path):
+    one = write_rows(tmp_path / "one/manifest.jsonl", [row(), row("b.wav")])
+    two = write_rows(tmp_path / "two/manifest.jsonl", [row()])
+    for _ in range(2):
+        manifests.import_manifest(one, out=tmp_path / "out")
+    with pytest.raises(RequestError, match="holds a run with other settings or data: manifest"):
+        manifests.import_manifest(two, out=tmp_path / "out")
+    assert len(manifests.read(tmp_path / "out")) == 2
+    manifests.write(manifests.read(one), tmp_path / "labels" / manifests.CUTS_NAME)
+    with pytest.raises(RequestError, match="is no import; give another folder"):
+        manifests.import_manifest(two, out=tmp_path / "labels")
+
+
+def test_half_a_character_in_a_text_survives(tmp_path):
+    source = write_rows(
+        tmp_path / "set/manifest.jsonl",
+        [
+            '{"audio_filepath": "a.wav", "duration": '
+            '1.0, "sample_rate": 16000, "text": "a \\ud83d b"}'
+        ],
+    )
+    manifests.import_manifest(source, out=tmp_path / "out")
+    assert manifests.text_of(only(tmp_path / "out")) == "a \ud83d b"
+
+
+def test_what_is_learnt_is_no_dev():
+    manifests.require_apart([cut_with("a")], [cut_with("b")])
+    with pytest.raises(RequestError, match=r"1 clips of dev are among those to train on \(b\)"):
+        manifests.require_apart([cut_with("a"), cut_with("b")], [cut_with("b"), cut_with("c")])
+
+
 def test_feature_files_are_relative_too(tmp_path):
     from lhotse.features import Features
 

@@ -2,13 +2,15 @@
 
 import errno
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from speechkit.errors import JobError, is_out_of_memory
-from speechkit.training import rewind_log, write_line, write_state
+from speechkit.errors import JobError, RequestError, is_out_of_memory
+from speechkit.training import rewind_log, run, write_line, write_state
 
 
 class Trainer(SimpleNamespace):
@@ -42,6 +44,25 @@ def test_on_a_full_disk_the_older_state_stays(tmp_path):
         write_state(Trainer(global_step=2, full=True), tmp_path)
     assert (tmp_path / "resume" / "last.ckpt").read_text() == "state of step 1"
     assert len(list((tmp_path / "resume").iterdir())) == 1
+
+
+def test_a_second_process_is_kept_out_of_a_run(tmp_path):
+    begun = []
+    trainer = Trainer(fit=lambda *_, **__: begun.append(1))
+    script = (
+        "import sys; from pathlib import Path; from speechkit.files import locked\n"
+        "with locked(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "resume")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"in\n"
+        with pytest.raises(RequestError, match="another process is training here"):
+            run(trainer, None, None, out=tmp_path)
+        # the other processes of one run come in
+        run(Trainer(fit=trainer.fit, is_global_zero=False), None, None, out=tmp_path)
+        other.stdin.close()
+    run(trainer, None, None, out=tmp_path)
+    assert len(begun) == 2
 
 
 def test_one_process_writes_the_log(tmp_path):

@@ -98,7 +98,7 @@ def test_a_run_writes_model_log_and_state(uninterrupted):
     best = min(line["valid_bits_per_byte"] for line in lines if "valid_bits_per_byte" in line)
     assert artifact.about["valid_bits_per_byte"] == best < 7.5
     assert artifact.about["preset"] == "tiny_text"
-    assert sorted(p.name for p in (out / "resume").iterdir()) == ["last.ckpt", "run.json"]
+    assert sorted(p.name for p in (out / "resume").iterdir()) == [".lock", "last.ckpt", "run.json"]
     assert json.loads((out / "train.json").read_text())["run"]["steps"] == 10
     assert_equal(Artifact.load(out / "model").model.state_dict(), artifact.model.state_dict())
 
@@ -173,7 +173,8 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, uninterrupted):
     with full_disk(100_000), pytest.raises(JobError, match=r"cannot be written .*as it was"):
         train(tmp_path, ema=0.9)
     assert (tmp_path / "resume" / "last.ckpt").read_bytes() == state
-    assert sorted(p.name for p in (tmp_path / "resume").iterdir()) == ["last.ckpt", "run.json"]
+    left = sorted(path.name for path in (tmp_path / "resume").iterdir())
+    assert left == [".lock", "last.ckpt", "run.json"]
     assert_equal(train(tmp_path, ema=0.9).model.state_dict(), artifact.model.state_dict())
 
 
