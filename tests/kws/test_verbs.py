@@ -90,10 +90,18 @@ def test_train_mine_train_again_and_evaluate(tmp_path, corpus, capsys):
 
 def test_a_dev_set_without_a_side_is_refused(tmp_path, corpus, capsys):
     given = ["--keywords", "computer", "--positives", corpus["positives"]]
-    given += ["--negatives", corpus["negatives"], "--dev-positives", corpus["positives"]]
-    given += ["--dev-negatives", corpus["positives"], "--out", tmp_path, *TRAIN]
-    assert run("kws", "train", *given) == 2
-    assert "dev set: 12 of computer, 0 negatives" in capsys.readouterr().err
+    given += ["--negatives", corpus["negatives"], "--out", tmp_path / "out", *TRAIN]
+    dev = write_corpus(tmp_path / "dev", keywords=2, others=1)["positives"]
+    assert run("kws", "train", *given, "--dev-positives", dev, "--dev-negatives", dev) == 2
+    assert "dev set: 2 of computer, 0 negatives" in capsys.readouterr().err
+
+
+def test_a_dev_set_of_what_is_trained_on_is_refused(tmp_path, corpus, capsys):
+    given = ["--keywords", "computer", "--positives", corpus["positives"]]
+    given += ["--negatives", corpus["negatives"], "--out", tmp_path / "out", *TRAIN]
+    dev = ["--dev-positives", corpus["positives"], "--dev-negatives", corpus["negatives"]]
+    assert run("kws", "train", *given, *dev) == 2
+    assert "24 clips of dev are among those to train on" in capsys.readouterr().err
 
 
 def test_evaluate_writes_rows_with_every_key_and_plots(tmp_path, corpus, model):
