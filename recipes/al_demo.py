@@ -52,7 +52,7 @@ MODEL = TrainConfig(
     fit=FitConfig(learning_rate=3e-3, warmup_steps=100, averaging=0.99),
 )
 FURTHER = FitConfig(learning_rate=2e-3, warmup_steps=30, averaging=0.99)
-HEARD_H = 1.5
+HEARD_H = 2.0
 
 
 def al_demo(*, out: Path, smoke: bool = False) -> None:
