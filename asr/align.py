@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from speechkit import manifests
-from speechkit.asr import alignment
 from speechkit.asr.decoding import DecodingConfig
 from speechkit.asr.hypothesis import Hypothesis
 from speechkit.asr.tokenizer import out_of_vocabulary
@@ -82,10 +81,4 @@ def align_cut(transcriber: Transcriber, cut: Cut) -> Hypothesis:
             f"the model knows no {' '.join(map(repr, sorted(unknown)))}; rewrite the text without"
         )
     tokens = recogniser.tokenizer.encode(text)
-    return alignment.timed(
-        transcriber.log_probs(cut),
-        tokens,
-        recogniser.tokenizer,
-        frame_s=recogniser.frame_s,
-        first_s=recogniser.first_frame_s,
-    )
+    return transcriber.timed(transcriber.log_probs(cut), tokens)

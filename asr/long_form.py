@@ -16,7 +16,6 @@ from lhotse.cut import Cut
 from numpy.typing import NDArray
 
 from speechkit.asr import bootstrap
-from speechkit.asr.alignment import timed
 from speechkit.asr.decoding import DecodingConfig
 from speechkit.asr.isolated import GIB, Limits, run_isolated
 from speechkit.asr.scoring import (
@@ -185,13 +184,7 @@ def _words(transcriber: Transcriber, cut: Cut) -> Iterator[tuple[str, float]]:
     places = [(i + 0.5) / len(words) * cut.duration for i in range(len(words))]
     try:
         log_probs = transcriber.log_probs(cut)
-        found = timed(
-            log_probs,
-            tokens,
-            recogniser.tokenizer,
-            frame_s=recogniser.frame_s,
-            first_s=recogniser.first_frame_s,
-        ).words
+        found = transcriber.timed(log_probs, tokens).words
     except JobError:
         found = ()
     if len(found) == len(words):

@@ -5,7 +5,7 @@ Shapes: N samples, T frames of features, F features a frame, U frames of the enc
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -88,16 +88,18 @@ class Transcriber:
 
     def decode(self, log_probs: Tensor) -> Hypothesis:
         """Return the transcript of log-posteriors (U, V)."""
-        tokens = self._tokens(log_probs)
+        return self._calibrated(self.timed(log_probs, self._tokens(log_probs)))
+
+    def timed(self, log_probs: Tensor, tokens: Sequence[int]) -> Hypothesis:
+        """Return tokens with their times along log-posteriors (U, V), see `alignment.timed`."""
         recogniser = self.recogniser
-        hypothesis = alignment.timed(
+        return alignment.timed(
             log_probs,
             tokens,
             recogniser.tokenizer,
             frame_s=recogniser.frame_s,
             first_s=recogniser.first_frame_s,
         )
-        return self._calibrated(hypothesis)
 
     @torch.inference_mode()
     def log_probs(self, recording: Recording) -> Tensor:
