@@ -229,6 +229,9 @@ class _Training(lightning.LightningModule):  # type: ignore[misc]
             decayed(self.recogniser, config.weight_decay),
             lr=config.learning_rate,
             betas=(0.9, 0.98),
+            # small tensors by the hundred: a step of one kernel, not of hundreds; a gradient scaler
+            # would leave it to that kernel to unscale, after gradients have been clipped
+            fused=config.precision != "16",
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: config.rate(step, self.steps, clock=self.clock())
