@@ -17,7 +17,6 @@ from speechkit.kws.measure import listen, listen_amid
 from speechkit.kws.report import CLEAN, Measured, parse_snr, rows_of, write_evaluation
 from speechkit.kws.rows import normalise
 from speechkit.kws.select import select
-from speechkit.kws.spotter import Spotter
 from speechkit.kws.streams import background_stream, keyword_streams, negative_streams
 from speechkit.reports import provenance
 
@@ -93,7 +92,7 @@ def evaluate(
         seed=seed,
         background_hours=background_hours,
     )
-    rows = rows_of(measured, model=str(model), targets=fa_per_hour, thresholds=frozen(spotter))
+    rows = rows_of(measured, model=str(model), targets=fa_per_hour)
     heard = [*found.values(), others, *([noises] if noises else [])]
     broken = {id_: why for part in heard for id_, why in part.broken.items()}
     write_evaluation(
@@ -162,11 +161,6 @@ def measure_conditions(
             measured |= {(keyword, condition): [one] for keyword, one in scored.items()}
             progress.advance(task)
     return measured
-
-
-def frozen(spotter: Spotter) -> dict[str, list[float]]:
-    """Return keyword -> the threshold stored in the model, as one fold."""
-    return {keyword: [stored.value] for keyword, stored in spotter.config.thresholds.items()}
 
 
 def count_notes(

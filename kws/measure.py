@@ -50,18 +50,26 @@ class Occurrence:
 
 @dataclass(frozen=True)
 class Scored:
-    """What the detector made of the positives and negatives of one keyword in one condition."""
+    """What the detector made of the positives and negatives of one keyword in one condition.
+
+    Attributes
+    ----------
+    threshold
+        frozen on dev, before any of this was heard; None where none was.
+    """
 
     occurrences: list[Occurrence] = field(default_factory=list)
     negatives: list[Onsets] = field(default_factory=list)
     negative_hours: float = 0.0
+    threshold: float | None = None
 
     def __add__(self, other: "Scored") -> "Scored":
-        """Pool two measurements, of several folds say."""
+        """Pool two measurements, of several folds say; of unlike thresholds none is left."""
         return Scored(
             self.occurrences + other.occurrences,
             self.negatives + other.negatives,
             self.negative_hours + other.negative_hours,
+            self.threshold if self.threshold == other.threshold else None,
         )
 
     def curve(self) -> "Curve":
@@ -165,6 +173,7 @@ def listen(
             ],
             [onsets(scores[:, column], refractory) for scores in alarms],
             samples / SAMPLE_RATE / 3600,
+            _frozen(detector, keyword),
         )
     return scored
 
@@ -178,7 +187,13 @@ def listen_amid(detector: Detector, stream: Stream, keyword: str) -> Scored:
     events = onsets(scores_of(detector, stream)[:, column], detector.refractory_windows)
     inside, occurrences = _occurrences(detector, stream, events)
     alarms = Onsets(events.floor[~inside], events.score[~inside])
-    return Scored(occurrences, [alarms], len(alarms.score) * detector.shift_s / 3600)
+    hours = len(alarms.score) * detector.shift_s / 3600
+    return Scored(occurrences, [alarms], hours, _frozen(detector, keyword))
+
+
+def _frozen(detector: Detector, keyword: str) -> float | None:
+    stored = detector.spotter.config.thresholds.get(keyword)
+    return None if stored is None else stored.value
 
 
 def scores_of(detector: Detector, stream: Stream) -> NDArray[np.float64]:
@@ -214,7 +229,7 @@ def _occurrences(
 
 
 def operating_point(
-    parts: Sequence[Scored], *, fa_per_hour: float, thresholds: Sequence[float] | None = None
+    parts: Sequence[Scored], *, fa_per_hour: float, frozen: bool = False
 ) -> dict[str, Any]:
     """Return the report row of one operating point, but for the names of what was measured.
 
@@ -224,30 +239,27 @@ def operating_point(
         one measurement, or those of several folds, which are pooled.
     fa_per_hour
         the target.
-    thresholds
-        frozen thresholds, one a part; when None, the lowest common one that meets the target on
+    frozen
+        take the threshold that each part has; else the lowest common one that meets the target on
         these negatives.
 
     Returns
     -------
     dict
         with ``status``: "ok"; "unresolved" if the target is under one event in all the negatives,
-        so that the audio cannot tell; "not reached" if no threshold meets it, and then no FRR; "no
-        data" without positives or without negatives.
+        so that the audio cannot tell; "not reached" if no threshold meets it or none was frozen,
+        and then no FRR; "no data" without positives or without negatives.
     """
     hours = sum(part.negative_hours for part in parts)
     positives = sum(len(part.occurrences) for part in parts)
-    used = thresholds
-    if used is None:
-        common = sum(parts, Scored()).curve().threshold_for(fa_per_hour)
-        used = [] if common is None else [common] * len(parts)
+    used = thresholds_of(parts, fa_per_hour=fa_per_hour, frozen=frozen)
     row: dict[str, Any] = {
         "fa_per_hour": fa_per_hour,
         "frr": None,
         "frr_low": None,
         "frr_high": None,
         "threshold": used[0] if len(set(used)) == 1 else None,
-        "threshold_from": "eval" if thresholds is None else "dev",
+        "threshold_from": "dev" if frozen else "eval",
         "status": "not reached",
         "misses": None,
         "positives": positives,
@@ -286,6 +298,17 @@ def operating_point(
             float(value) for value in np.percentile(latencies, [50, 95])
         )
     return row
+
+
+def thresholds_of(
+    parts: Sequence[Scored], *, fa_per_hour: float, frozen: bool = False
+) -> list[float]:
+    """Return the threshold of each part, as for `operating_point`; none where there is none."""
+    if frozen:
+        own = [part.threshold for part in parts if part.threshold is not None]
+        return own if len(own) == len(parts) else []
+    common = sum(parts, Scored()).curve().threshold_for(fa_per_hour)
+    return [] if common is None else [common] * len(parts)
 
 
 def mean_frr(scored: Scored, targets: Sequence[float]) -> float:

@@ -25,6 +25,7 @@ from speechkit.kws.detector import Detector
 from speechkit.kws.evaluate import CONDITIONS, FA_PER_HOUR, count_notes, measure_conditions
 from speechkit.kws.mining import find_alarms
 from speechkit.kws.report import (
+    SCORES,
     Measured,
     load_scored,
     parse_snr,
@@ -33,7 +34,6 @@ from speechkit.kws.report import (
     write_evaluation,
 )
 from speechkit.kws.select import Selection, select
-from speechkit.kws.spotter import Spotter
 from speechkit.kws.train import Split, TrainConfig, decode, part, train_spotter
 from speechkit.ranges import require
 from speechkit.reports import provenance
@@ -41,7 +41,6 @@ from speechkit.reports import provenance
 logger = logging.getLogger(__name__)
 
 _CLAIM = "pipeline.json"
-_DONE = "scores.npz"
 # an alarm under this score teaches little, and more of them than this crowd the rest out
 _LEAST_SCORE = 0.1
 _MOST_ALARMS = 1000
@@ -137,8 +136,8 @@ def run(
     rows: list[dict[str, Any]] = []
     for number in range(config.rounds):
         last = number == config.rounds - 1
-        measured, thresholds = _round(data, number, out, config)
-        rows = rows_of(measured, model=network, targets=config.fa_per_hour, thresholds=thresholds)
+        measured = _round(data, number, out, config)
+        rows = rows_of(measured, model=network, targets=config.fa_per_hour)
         write_evaluation(
             out if last else out / f"round-{number}",
             measured,
@@ -180,20 +179,14 @@ def _run(
     }
 
 
-def _round(
-    data: _Data, number: int, out: Path, config: PipelineConfig
-) -> tuple[Measured, dict[str, list[float]]]:
-    """Return the measurements of one round in all test folds, and the thresholds frozen in each."""
+def _round(data: _Data, number: int, out: Path, config: PipelineConfig) -> Measured:
+    """Return the measurements of one round, those of all test folds beside each other."""
     measured: Measured = {}
-    thresholds: dict[str, list[float]] = {}
     for fold in config.test_folds:
         folder = _folder(out, fold, number)
         for key, parts in _train_and_measure(data, fold, number, folder, config).items():
             measured.setdefault(key, []).extend(parts)
-        for keyword, stored in Spotter.load(folder / "model").config.thresholds.items():
-            thresholds.setdefault(keyword, []).append(stored.value)
-    complete = {k: v for k, v in thresholds.items() if len(v) == len(config.test_folds)}
-    return measured, complete
+    return measured
 
 
 def _folder(out: Path, fold: int, number: int) -> Path:
@@ -204,8 +197,8 @@ def _train_and_measure(
     data: _Data, fold: int, number: int, folder: Path, config: PipelineConfig
 ) -> Measured:
     """Train and measure one round of one fold, or read what an earlier call measured."""
-    if (folder / _DONE).is_file():
-        return load_scored(folder / _DONE)
+    if (folder / SCORES).is_file():
+        return load_scored(folder / SCORES)
     folds = range(config.folds)
     dev_fold = _dev_fold(fold, config.folds)
     training = _part(data, set(folds) - {fold, dev_fold})
@@ -234,7 +227,7 @@ def _train_and_measure(
         conditions=config.conditions,
         seed=config.train.seed,
     )
-    save_scored(folder / _DONE, measured)
+    save_scored(folder / SCORES, measured)
     return measured
 
 

@@ -13,11 +13,13 @@ from speechkit.errors import RequestError
 from speechkit.files import atomic_path
 from speechkit.kws.events import Onsets
 from speechkit.kws.measure import Occurrence, Scored, operating_point
+from speechkit.kws.plots import DetLine, plot_det, plot_snr
 from speechkit.reports import markdown_table, write_report
 
 logger = logging.getLogger(__name__)
 
 CLEAN = "clean"
+SCORES = "scores.npz"
 
 # (keyword, condition) -> one measurement, or one for each fold
 Measured = dict[tuple[str, str], list[Scored]]
@@ -42,19 +44,10 @@ def parse_snr(condition: str) -> float | None:
     return snr_db
 
 
-def rows_of(
-    measured: Measured,
-    *,
-    model: str,
-    targets: Sequence[float],
-    thresholds: Mapping[str, Sequence[float]],
-) -> list[dict[str, Any]]:
+def rows_of(measured: Measured, *, model: str, targets: Sequence[float]) -> list[dict[str, Any]]:
     """Return the rows of a report: one for each keyword, condition, target and threshold.
 
-    Parameters
-    ----------
-    thresholds
-        keyword -> thresholds frozen on dev, one a fold; a keyword without gives no "dev" rows.
+    Where a part has no threshold frozen on dev there are no "dev" rows.
     """
     rows = []
     for (keyword, condition), parts in measured.items():
@@ -64,10 +57,10 @@ def rows_of(
             "condition": condition,
             "snr_db": parse_snr(condition),
         }
+        frozen = all(part.threshold is not None for part in parts)
         for target in targets:
-            for frozen in [thresholds[keyword], None] if keyword in thresholds else [None]:
-                point = operating_point(parts, fa_per_hour=target, thresholds=frozen)
-                rows.append(head | point)
+            for kind in [True, False] if frozen else [False]:
+                rows.append(head | operating_point(parts, fa_per_hour=target, frozen=kind))
     return rows
 
 
@@ -90,9 +83,9 @@ def write_evaluation(
         lines that a reader of the figures must know.
     """
     out.mkdir(parents=True, exist_ok=True)
-    save_scored(out / "scores.npz", measured)
-    _plot_det(out / "det.png", measured)
-    _plot_snr(out / "snr.png", rows)
+    save_scored(out / SCORES, measured)
+    plot_det(out / "det.png", _det_lines(measured))
+    plot_snr(out / "snr.png", _snr_lines(rows))
     markdown = "\n\n".join(
         [
             f"# {title}",
@@ -146,6 +139,9 @@ def save_scored(path: Path, measured: Measured) -> None:
             arrays |= {
                 prefix + "ids": np.array([o.id for o in part.occurrences], dtype=str),
                 prefix + "hours": np.array(part.negative_hours),
+                prefix + "threshold": np.array(
+                    math.nan if part.threshold is None else part.threshold
+                ),
                 prefix + "sizes": np.array([len(o.score) for o in occurrences], dtype=np.int64),
                 prefix + "delays": _joined([o.delays_s for o in part.occurrences]),
                 prefix + "floors": _joined([o.floor for o in occurrences]),
@@ -174,7 +170,9 @@ def load_scored(path: Path) -> Measured:
                 for id_, floor, score, delays in zip(arrays[prefix + "ids"], *columns, strict=True)
             ]
             alarms = Onsets(arrays[prefix + "alarm_floors"], arrays[prefix + "alarm_scores"])
-            part = Scored(occurrences, [alarms], float(arrays[prefix + "hours"]))
+            hours, stored = (float(arrays[prefix + name]) for name in ("hours", "threshold"))
+            threshold = None if math.isnan(stored) else stored
+            part = Scored(occurrences, [alarms], hours, threshold)
             measured.setdefault((keyword, condition), []).append(part)
     return measured
 
@@ -189,69 +187,28 @@ def _live(onset: Onsets) -> Onsets:
     return Onsets(onset.floor[live], onset.score[live])
 
 
-def _plot_det(path: Path, measured: Measured) -> None:
-    """Draw FRR against false alarms per hour, a line for each keyword and condition."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    axes = figure.add_subplot()
+def _det_lines(measured: Measured) -> dict[str, DetLine]:
+    """Return a line for each keyword and condition."""
+    lines: dict[str, DetLine] = {}
     for (keyword, condition), parts in measured.items():
         pooled = sum(parts, Scored())
         if not pooled.occurrences or not pooled.negative_hours:
             continue
         alarms, frr = pooled.curve().trade_off()
         # below the threshold with most alarms, events merge: no one would work there
-        alarms, frr = alarms[int(np.argmax(alarms)) :], frr[int(np.argmax(alarms)) :]
+        usable = slice(int(np.argmax(alarms)), None)
         # a rate under one event cannot be drawn on a logarithmic axis; it stands at half an event
-        shown = np.maximum(alarms, 0.5 / pooled.negative_hours)
+        shown = np.maximum(alarms[usable], 0.5 / pooled.negative_hours)
         label = f"{keyword}, {condition if condition == CLEAN else f'{condition} dB'}"
-        axes.step(shown, 100 * frr, where="post", label=label)
-    axes.set(
-        xscale="log",
-        xlim=(0.05, 50),
-        xlabel="false alarms per hour",
-        ylabel="FRR (%)",
-        title="Detection error trade-off",
-    )
-    axes.axvline(0.5, color="grey", linestyle=":")
-    axes.grid(visible=True, alpha=0.3)
-    if axes.has_data():
-        axes.legend(fontsize="small")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+        lines[label] = shown, frr[usable]
+    return lines
 
 
-def _plot_snr(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Draw FRR at each target against the SNR; clean stands at the right end."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    axes = figure.add_subplot()
-    conditions = sorted({row["condition"] for row in rows}, key=_snr_order)
-    place = {condition: index for index, condition in enumerate(conditions)}
-    lines: dict[tuple[str, float], list[dict[str, Any]]] = {}
+def _snr_lines(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return a line for each keyword and target."""
+    lines: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        if row["threshold_from"] == "eval" and row["frr"] is not None:
-            lines.setdefault((row["keyword"], row["fa_per_hour"]), []).append(row)
-    for (keyword, target), points in lines.items():
-        points.sort(key=lambda row: place[row["condition"]])
-        middle = np.array([100 * row["frr"] for row in points])
-        low = middle - [100 * row["frr_low"] for row in points]
-        high = np.array([100 * row["frr_high"] for row in points]) - middle
-        x = [place[row["condition"]] for row in points]
-        label = f"{keyword}, {target:g} FA/h"
-        axes.errorbar(
-            x, middle, yerr=np.maximum([low, high], 0), marker="o", capsize=3, label=label
-        )
-    axes.set_xticks(range(len(conditions)), conditions)
-    axes.set(xlabel="condition", ylabel="FRR (%)", title="FRR against SNR")
-    axes.grid(visible=True, alpha=0.3)
-    if lines:
-        axes.legend(fontsize="small")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-
-
-def _snr_order(condition: str) -> float:
-    snr_db = parse_snr(condition)
-    return float("inf") if snr_db is None else snr_db
+        if row["threshold_from"] == "eval":
+            label = f"{row['keyword']}, {row['fa_per_hour']:g} FA/h"
+            lines.setdefault(label, []).append(row)
+    return lines

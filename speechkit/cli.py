@@ -63,6 +63,9 @@ GROUPS = {
             "evaluate": Verb(
                 "speechkit.kws.evaluate:evaluate", "measure misses at false alarms per hour"
             ),
+            "compare": Verb(
+                "speechkit.kws.compare:compare", "set spotters beside each other", ("systems",)
+            ),
             "detect": Verb(
                 "speechkit.kws.detect:detect", "find keywords in a file or a stream", ("file",)
             ),

@@ -148,7 +148,8 @@ def test_a_target_under_one_event_is_unresolved():
 
 def test_a_frozen_threshold_is_taken_as_it_is():
     one = scored(positives=[[0.9], [0.6]], alarms=[[0.8], [0.7]], hours=4.0)
-    row = operating_point([one], fa_per_hour=0.25, thresholds=[0.65])
+    one = dataclasses.replace(one, threshold=0.65)
+    row = operating_point([one], fa_per_hour=0.25, frozen=True)
     assert (row["threshold"], row["threshold_from"], row["status"]) == (0.65, "dev", "ok")
     assert (row["misses"], row["false_alarms"]) == (1, 2)
     assert row["measured_fa_per_hour"] == 0.5
@@ -176,7 +177,8 @@ def test_pooling_adds_up():
 def test_folds_are_pooled_each_at_its_own_threshold():
     one = scored(positives=[[0.9], [0.2]], alarms=[[0.5]], hours=1.0)
     two = scored(positives=[[0.4]], alarms=[[0.3], [0.6]], hours=3.0)
-    row = operating_point([one, two], fa_per_hour=0.25, thresholds=[0.6, 0.35])
+    one, two = (dataclasses.replace(s, threshold=h) for s, h in ((one, 0.6), (two, 0.35)))
+    row = operating_point([one, two], fa_per_hour=0.25, frozen=True)
     assert (row["misses"], row["positives"], row["false_alarms"]) == (1, 3, 1)
     assert (row["negative_hours"], row["measured_fa_per_hour"]) == (4.0, 0.25)
     assert (row["threshold"], row["threshold_from"]) == (None, "dev")
@@ -199,9 +201,10 @@ def test_latency_runs_from_the_end_of_the_keyword_to_the_first_detection():
     assert one.latencies_s(0.5) == pytest.approx([-0.1, 0.3])
     assert one.latencies_s(0.7) == pytest.approx([0.0, 0.3])
     assert len(one.latencies_s(0.95)) == 0
-    row = operating_point([one], fa_per_hour=1, thresholds=[0.5])
+    half, high = (dataclasses.replace(one, threshold=h) for h in (0.5, 0.95))
+    row = operating_point([half], fa_per_hour=1, frozen=True)
     assert (row["latency_p50_s"], row["latency_p95_s"]) == pytest.approx((0.1, 0.28))
-    assert operating_point([one], fa_per_hour=1, thresholds=[0.95])["latency_p50_s"] is None
+    assert operating_point([high], fa_per_hour=1, frozen=True)["latency_p50_s"] is None
 
 
 def test_the_mean_over_targets():
