@@ -303,7 +303,8 @@ class _Keeper(Callback):  # type: ignore[misc]
         self.epoch, self.before_s = state["epoch"], state["elapsed_s"]
 
     def on_train_start(self, trainer: lightning.Trainer, training: Any) -> None:
-        trainer.should_stop = self._late(trainer)
+        # whatever the clock says: a run without a measured model would have nothing to return
+        trainer.should_stop = self._late(trainer) and math.isfinite(self.best[0])
         rewind_log(trainer, self.out)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
@@ -313,9 +314,8 @@ class _Keeper(Callback):  # type: ignore[misc]
     def on_train_epoch_end(self, trainer: lightning.Trainer, training: Any) -> None:
         measured = training.averaged.module if self.config.averaging else training.recogniser
         candidate = self._averaged(measured)
-        dev = measure(candidate, self.material)
-        now = [dev["dev_wer"], dev["dev_loss"]]
-        if now <= self.best:
+        dev = measure(candidate, self.material) if self._due(trainer) else {}
+        if dev and (now := [dev["dev_wer"], dev["dev_loss"]]) <= self.best:
             self.best = now
             if trainer.is_global_zero:
                 candidate.save(self.out / "model")
@@ -324,6 +324,12 @@ class _Keeper(Callback):  # type: ignore[misc]
         self.epoch += 1
         write_state(trainer, self.out)
         measured.train()
+
+    def _due(self, trainer: lightning.Trainer) -> bool:
+        """Return whether the epoch that ends is to be measured on dev."""
+        done = self.epoch + 1
+        last = done == self.config.epochs or trainer.should_stop
+        return last or done % self.config.dev_every == 0
 
     def _late(self, trainer: lightning.Trainer) -> bool:
         if self.config.max_minutes is None:
@@ -354,7 +360,7 @@ class _Keeper(Callback):  # type: ignore[misc]
             "step": trainer.global_step,
             **training.watch.summary(),
             **{name: round(value, 5) for name, value in dev.items()},
-            "best_dev_wer": round(self.best[0], 5),
+            **({"best_dev_wer": round(self.best[0], 5)} if dev else {}),
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             "elapsed_s": round(self.elapsed_s, 1),
         }
@@ -365,8 +371,8 @@ class _Keeper(Callback):  # type: ignore[misc]
             )
         write_line(trainer, self.out, line)
         if trainer.is_global_zero:
+            on_dev = "dev loss %(dev_loss).4f, dev WER %(dev_wer).4f (best %(best_dev_wer).4f), "
             logger.info(
-                "epoch %(epoch)d: loss %(loss).4f, dev loss %(dev_loss).4f, dev WER %(dev_wer).4f "
-                "(best %(best_dev_wer).4f), %(elapsed_s).0f s",
+                "epoch %(epoch)d: loss %(loss).4f, " + on_dev * bool(dev) + "%(elapsed_s).0f s",
                 line,
             )

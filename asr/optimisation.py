@@ -39,6 +39,8 @@ class FitConfig:
         decay per step of the moving average of weights that is measured and kept; 0 for none.
     average_epochs
         what is measured and kept is the mean of that over so many last epochs.
+    dev_every
+        epochs from one measurement on dev to the next; the last epoch is measured too.
     spec_augment_after
         steps before masking sets in: a network that sees masks first may learn blanks alone.
     consistency
@@ -63,6 +65,7 @@ class FitConfig:
     precision: Literal["32", "bf16", "16"] = "32"
     averaging: float = 0.998
     average_epochs: int = 1
+    dev_every: int = 1
     spec_augment_after: int = 300
     consistency: float = 0.0
     blank_bias: float = 0.0
@@ -72,7 +75,8 @@ class FitConfig:
     strategy: Literal["auto", "ddp"] = "auto"
 
     def __post_init__(self) -> None:
-        require(self, "epochs", "accumulate", "average_epochs", "devices", "nodes", at_least=1)
+        require(self, "epochs", "accumulate", "average_epochs", "dev_every", at_least=1)
+        require(self, "devices", "nodes", at_least=1)
         require(self, "learning_rate", "clip_norm", "max_minutes", above=0)
         require(self, "weight_decay", "warmup_steps", "spec_augment_after", at_least=0)
         require(self, "consistency", "workers", at_least=0)

@@ -49,9 +49,9 @@ MODEL = TrainConfig(
     batches=BatchConfig(max_s=12.0),
     # so short a training has no time to learn from what is masked
     spec_augment=SpecAugmentConfig(frequency_masks=0, time_masks=0),
-    fit=FitConfig(learning_rate=3e-3, warmup_steps=100, averaging=0.99),
+    fit=FitConfig(learning_rate=3e-3, warmup_steps=100, averaging=0.99, dev_every=3),
 )
-FURTHER = FitConfig(learning_rate=2e-3, warmup_steps=30, averaging=0.99)
+FURTHER = FitConfig(learning_rate=2e-3, warmup_steps=30, averaging=0.99, dev_every=3)
 HEARD_H = 2.0
 
 

@@ -40,9 +40,9 @@ SMALL = TrainConfig(
     frontend={"type": "logmel", "mels": 40},
     batches=BatchConfig(max_s=40.0),
     augment=AugmentConfig(noise_probability=0.0),
-    fit=FitConfig(learning_rate=3e-3, warmup_steps=100, averaging=0.99, epochs=100),
+    fit=FitConfig(learning_rate=3e-3, warmup_steps=100, averaging=0.99, epochs=100, dev_every=5),
 )
-FURTHER = replace(SMALL.fit, learning_rate=1.5e-3, warmup_steps=30, spec_augment_after=0, epochs=30)
+FURTHER = replace(SMALL.fit, learning_rate=1.5e-3, warmup_steps=30, spec_augment_after=0, epochs=20)
 
 
 def al_digits(

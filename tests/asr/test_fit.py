@@ -78,6 +78,18 @@ def test_a_run_writes_model_state_and_log(uninterrupted):
     assert sorted(path.name for path in (out / "resume").iterdir()) == [".lock", "last.ckpt"]
 
 
+def test_dev_is_measured_now_and_then_and_at_the_end(uninterrupted, corpus, tmp_path):
+    model = run(corpus, tmp_path, config=dataclasses.replace(QUICK, dev_every=2))
+    every, some = log_of(uninterrupted[0]), log_of(tmp_path)
+    assert ["dev_wer" in line for line in some] == [False, True, True]
+    assert [line["loss"] for line in some] == [line["loss"] for line in every]
+    assert [some[i]["dev_loss"] for i in (1, 2)] == [every[i]["dev_loss"] for i in (1, 2)]
+    assert_equal(Recogniser.load(tmp_path / "model"), model)
+    short = tmp_path / "short"
+    run(corpus, short, config=dataclasses.replace(QUICK, dev_every=5, max_minutes=1e-4))
+    assert ["dev_wer" in line for line in log_of(short)] == [True]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_killed_run_ends_with_the_same_weights(
     uninterrupted, corpus, tmp_path, monkeypatch, workers
