@@ -19,8 +19,9 @@ from speechkit.errors import RequestError
 from speechkit.kws.events import Trigger
 from speechkit.kws.spotter import Spotter, windows_along
 
-# windows that go through the network together: bounds memory on hour-long chunks
-_BATCH = 256
+# windows that go through the network together: bounds memory on hour-long chunks, and what the
+# convolution makes of so many still lies in the cache (a fifth quicker than 256 on a CPU)
+_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
