@@ -17,11 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from speechkit.audio import as_float
 from speechkit.errors import RequestError
 from speechkit.kws.events import Trigger
-from speechkit.kws.spotter import Spotter, windows_along
+from speechkit.kws.spotter import Spotter
 
-# windows that go through the network together: bounds memory on hour-long chunks, and what the
-# convolution makes of so many still lies in the cache (a fifth quicker than 256 on a CPU)
-_BATCH = 64
+# windows that go through the network together: bounds memory on hour-long chunks
+_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ class Detector:
             )
             for keyword in spotter.keywords
         }
-        self._single = spotter.for_single_windows()
+        self._scores = spotter.along_streams()
         self._features = spotter.frontend.stream()
         self.reset()
 
@@ -148,18 +147,17 @@ class Detector:
         """Take features (T, F) in place of audio, as `scores` does with those it computes."""
         frames, shift = self.spotter.window_frames, self.spotter.shift_frames
         pending = torch.cat([self._pending, features_tf.to(self._pending)])
-        windows = windows_along(pending, frames, shift)
-        self._pending = pending[len(windows) * shift :].clone()
-        # most chunks complete no window, and the network on none of them is not free
-        if len(windows) == 0:
+        windows = max(0, (len(pending) - frames) // shift + 1)
+        self._pending = pending[windows * shift :].clone()
+        # most chunks complete no window
+        if not windows:
             return np.zeros((0, len(self._triggers)))
-        spotter = self._single if len(windows) == 1 else self.spotter
         with torch.inference_mode():
             raw = [
-                spotter.keyword_scores(windows[at : at + _BATCH]).cpu()
-                for at in range(0, len(windows), _BATCH)
+                self._scores(pending[at * shift : (min(at + _BATCH, windows) - 1) * shift + frames])
+                for at in range(0, windows, _BATCH)
             ]
-        return self._smooth(torch.cat(raw).numpy())
+        return self._smooth(torch.cat(raw).cpu().numpy())
 
     def _smooth(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
         """Average over the last windows, over fewer at the start of a stream."""

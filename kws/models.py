@@ -232,6 +232,11 @@ def same_padding(x: Tensor, size: Pair, stride: Pair) -> Tensor:
     """Pad the last two axes so that a convolution gives ceil(length / stride) outputs."""
     pads: list[int] = []
     for length, window, step in zip(reversed(x.shape[-2:]), size[::-1], stride[::-1], strict=True):
-        total = max(0, (math.ceil(length / step) - 1) * step + window - length)
-        pads += [total // 2, total - total // 2]
+        pads += same_pads(length, window, step)
     return functional.pad(x, pads)
+
+
+def same_pads(length: int, size: int, stride: int) -> Pair:
+    """Return how many zeros such a convolution needs before and after one axis."""
+    total = max(0, (math.ceil(length / stride) - 1) * stride + size - length)
+    return total // 2, total - total // 2

@@ -4,6 +4,7 @@ Shapes: B windows or streams, T frames, F mel bands, K classes.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +16,7 @@ from speechkit.audio import SAMPLE_RATE
 from speechkit.errors import RequestError
 from speechkit.kws.models import Crnn, build_network, count_parameters, describe_network
 from speechkit.kws.packed_crnn import PackedCrnn
+from speechkit.kws.streamed_crnn import StreamedCrnn
 
 BACKGROUND = "_background_"
 SILENCE = "_silence_"
@@ -149,12 +151,11 @@ class Spotter(nn.Module):
 
     def posteriors(self, windows_btf: Tensor) -> Tensor:
         """Class posteriors (B, K), in float64: in float32 the best scores would all round to 1."""
-        return self.network(windows_btf).double().softmax(dim=1)
+        return _posteriors(self.network(windows_btf))
 
     def keyword_scores(self, windows_btf: Tensor) -> Tensor:
         """Posteriors of the keywords alone (B, keywords)."""
-        columns = [self.config.labels.index(keyword) for keyword in self.keywords]
-        return self.posteriors(windows_btf)[:, columns]
+        return self._keywords_of(self.network(windows_btf))
 
     def threshold(self, keyword: str) -> float:
         """Return the frozen threshold of a keyword, or 0.5."""
@@ -167,20 +168,29 @@ class Spotter(nn.Module):
         twin.load_state_dict(self.state_dict())
         return twin.train(self.training)
 
-    def for_single_windows(self) -> Self:
-        """Return what gives the same scores for one window at a time, quicker where it can.
+    def along_streams(self) -> Callable[[Tensor], Tensor]:
+        """Return what maps features (T, F) to the keyword scores (N, keywords) of all windows.
 
-        That is a copy with a `PackedCrnn`, or for other networks and devices the spotter itself.
+        As `keyword_scores` of `windows_along`, with these weights as they are now, and quicker
+        where windows share their work or a single one can do without torch.
         """
-        network = self.network
-        if not isinstance(network, Crnn) or not isinstance(network.recurrent, nn.GRU):
-            return self
-        if network.output.weight.device.type != "cpu":
-            return self
-        twin = self.with_thresholds(self.config.thresholds)
-        # called alike, but neither trained nor saved
-        twin.network = PackedCrnn(network)  # type: ignore[assignment]
-        return twin
+        network, shift = self.network, self.shift_frames
+        if not isinstance(network, Crnn):
+            return lambda x: self._keywords_of(network(windows_along(x, self.window_frames, shift)))
+        many, one = StreamedCrnn(network, shift), None
+        if isinstance(network.recurrent, nn.GRU) and network.output.weight.device.type == "cpu":
+            one = PackedCrnn(network)
+
+        def scores(features_tf: Tensor) -> Tensor:
+            if one is None or len(features_tf) >= self.window_frames + shift:
+                return self._keywords_of(many(features_tf))
+            return self._keywords_of(one(features_tf[None, : self.window_frames]))
+
+        return scores
+
+    def _keywords_of(self, logits: Tensor) -> Tensor:
+        columns = [self.config.labels.index(keyword) for keyword in self.keywords]
+        return _posteriors(logits)[:, columns]
 
     def save(self, folder: Path | str) -> None:
         """Write the model folder, whole or not at all."""
@@ -247,3 +257,7 @@ def windows_along(features_tf: Tensor, frames: int, shift: int) -> Tensor:
     if len(features_tf) < frames:
         return features_tf.new_zeros(0, frames, features_tf.shape[1])
     return features_tf.unfold(0, frames, shift).transpose(1, 2)
+
+
+def _posteriors(logits: Tensor) -> Tensor:
+    return logits.double().softmax(dim=1)

@@ -17,13 +17,15 @@ TINY = {
 }
 
 
-def tiny_spotter(*, labels=("_background_", "computer"), seed=0, frontend="pcen", **detection):
+def tiny_spotter(
+    *, labels=("_background_", "computer"), seed=0, frontend="pcen", network=None, **detection
+):
     """An untrained spotter whose scores nevertheless spread over (0, 1)."""
     torch.manual_seed(seed)
     config = SpotterConfig(
         labels=labels,
         frontend={"type": frontend},
-        network=TINY,
+        network=network if network and "type" in network else TINY | (network or {}),
         detection=DetectionConfig(**detection),
     )
     spotter = Spotter(config).eval()

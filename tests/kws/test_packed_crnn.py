@@ -3,7 +3,6 @@ import torch
 
 from speechkit.kws.models import Crnn, CrnnConfig
 from speechkit.kws.packed_crnn import PackedCrnn
-from tests.kws.helpers import bursts, tiny_spotter
 
 ODD = CrnnConfig(
     frames=37,
@@ -47,16 +46,3 @@ def test_it_keeps_its_own_copy_of_the_weights():
         for parameter in network.parameters():
             parameter.zero_()
     assert torch.equal(packed(window), before)
-
-
-def test_a_spotter_for_single_windows_gives_the_same_scores():
-    spotter = tiny_spotter()
-    features, _ = spotter.frontend(torch.from_numpy(bursts(4.0))[None])
-    quick = spotter.for_single_windows()
-    assert isinstance(quick.network, PackedCrnn)
-    with torch.inference_mode():
-        for start in (0, 37, 200):
-            window = features[:, start : start + spotter.window_frames]
-            torch.testing.assert_close(
-                quick.keyword_scores(window), spotter.keyword_scores(window), rtol=1e-5, atol=1e-7
-            )
