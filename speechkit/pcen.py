@@ -9,8 +9,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from speechkit.frontend_base import Frontend
@@ -140,7 +142,8 @@ def _decaying_sum(x: Tensor, decay: float | Tensor, start: Tensor) -> Tensor:
     if isinstance(decay, Tensor):
         triangle, fading = _powers(decay, size)
     else:
-        triangle, fading = _fixed_powers(decay, size, x.dtype, x.device)
+        fixed = _fixed_powers(decay, size)
+        triangle, fading = (torch.as_tensor(p, dtype=x.dtype, device=x.device) for p in fixed)
     product = "ij,bnjk->bnik" if triangle.ndim == 2 else "kij,bnjk->bnik"
     within = torch.einsum(product, triangle, blocks)
     carries = start[:, None]
@@ -157,15 +160,13 @@ def _powers(decay: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return triangle, decay ** (step[:, None] + 1)
 
 
-# on a stream of short chunks the powers would cost more than the sums
+# on a stream of short chunks the powers would cost more than the sums; arrays, since a tensor that
+# was made in inference mode, or while a graph is traced, could not be used elsewhere
 @functools.lru_cache(maxsize=4 * BLOCK_FRAMES)
-def _fixed_powers(
-    decay: float, size: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    # a tensor made in inference mode could serve no training afterwards
-    with torch.inference_mode(False):
-        triangle, fading = _powers(torch.tensor(decay, dtype=torch.float64, device=device), size)
-        return triangle.to(dtype), fading.to(dtype)
+def _fixed_powers(decay: float, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    step = np.arange(size, dtype=np.float64)
+    triangle = np.tril(decay ** (step[:, None] - step).clip(min=0))
+    return triangle, np.power(decay, step[:, None] + 1.0)
 
 
 def _parameter(value: float, bands: int) -> nn.Parameter:

@@ -292,6 +292,32 @@ def test_export_is_checked_against_onnxruntime(tmp_path, model):
     assert described["frontend"]["type"] == "pcen"
 
 
+def test_an_exported_stream_finds_what_the_detector_finds(tmp_path, model):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    assert run("kws", "export", "--model", model, "--out", tmp_path) == 0
+    session = onnxruntime.InferenceSession(tmp_path / "stream.onnx")
+    stream = json.loads((tmp_path / "spotter.json").read_text())["stream"]
+    state = {name: np.zeros(s["shape"], s["type"]) for name, s in stream["state"].items()}
+    assert [i.name for i in session.get_inputs()] == ["chunk", *state]
+    audio, size = bursts(5.0), stream["chunk_samples"]
+    scores = []
+    for start in range(0, len(audio) - size + 1, size):
+        found, *following = session.run(None, {"chunk": audio[start : start + size], **state})
+        state = dict(zip(state, following, strict=True))
+        scores.append(found)
+    wanted = Detector(Spotter.load(model)).scores(audio)
+    np.testing.assert_allclose(scores[stream["chunks_without_score"] :], wanted, atol=1e-4)
+
+
+def test_a_stream_that_differs_is_not_exported(tmp_path, model, capsys, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(Detector, "scores", lambda self, chunk: np.zeros((1, 1)))
+    assert run("kws", "export", "--model", model, "--out", tmp_path) == 1
+    assert "stream.onnx: the exported graph differs by nan" in capsys.readouterr().err
+    assert not (tmp_path / "stream.onnx").exists()
+    assert not (tmp_path / "spotter.json").exists()
+
+
 def test_a_graph_that_gives_no_numbers_is_not_exported(tmp_path, model, capsys, monkeypatch):
     onnxruntime = pytest.importorskip("onnxruntime")
 
