@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from speechkit.cli import main
 from speechkit.errors import RequestError
 from speechkit.kws.compare import compare
 from speechkit.kws.events import onsets
@@ -56,6 +57,17 @@ def test_misses_are_counted_in_pairs(tmp_path, capsys):
     assert "| +25.00 (" in said
     for name in ("report.md", "det.png", "snr.png"):
         assert (tmp_path / "out" / name).stat().st_size > 0
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    one = evaluated(tmp_path / "one", {KEY: [heard([0.9, 0.3])], ("computer", "0"): [heard([0.2])]})
+    two = evaluated(tmp_path / "two", {KEY: [heard([0.9, 0.8])], ("computer", "0"): [heard([0.2])]})
+    assert main(["kws", "compare", str(one), str(two), "--snr", "5"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("| all | 5 |") == 4
+    assert "| all | 0 |" not in said
+    assert main(["kws", "compare", str(one)]) == 2
+    assert "1 system: give two or more" in capsys.readouterr().err
 
 
 def test_folds_and_words_are_pooled_each_at_its_own_threshold(tmp_path):
