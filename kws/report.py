@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,7 +156,20 @@ def save_scored(path: Path, measured: Measured) -> None:
 
 
 def load_scored(path: Path) -> Measured:
-    """Read what `save_scored` wrote."""
+    """Read what `save_scored` wrote.
+
+    Raises
+    ------
+    RequestError
+        if it is something else, cut off, or of an earlier version.
+    """
+    try:
+        return _read(path)
+    except (KeyError, ValueError, OSError, BadZipFile) as error:
+        raise RequestError(f"{path}: cannot be read as scores ({error}); measure again") from error
+
+
+def _read(path: Path) -> Measured:
     measured: Measured = {}
     with np.load(path, allow_pickle=False) as arrays:
         for prefix in [name.removesuffix("ids") for name in arrays if name.endswith("|ids")]:

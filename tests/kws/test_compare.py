@@ -112,6 +112,13 @@ def test_what_cannot_be_compared(tmp_path):
     clean = evaluated(tmp_path / "clean", {("computer", "clean"): [heard([0.9, 0.8])]})
     twice = evaluated(tmp_path / "twice", {KEY: [heard([0.9]), heard([0.9])]})
     (tmp_path / "empty").mkdir()
+    for name, content in (("cut", (one / SCORES).read_bytes()[:200]), ("text", b"no scores")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / SCORES).write_bytes(content)
+    (tmp_path / "old").mkdir()
+    with np.load(one / SCORES) as arrays:
+        older = {name: array for name, array in arrays.items() if "threshold" not in name}
+    np.savez(tmp_path / "old" / SCORES, **older)
     for systems, options, message in (
         ([one, one], {}, "1 system: give two or more"),
         ([one, fewer], {}, r"heard other keywords of 'computer' at 5: 1, such as c1"),
@@ -120,6 +127,9 @@ def test_what_cannot_be_compared(tmp_path):
         ([one, fewer], {"snr": ["10"]}, "no keyword and condition"),
         ([one, twice], {}, "computer, 5: c0 is measured twice"),
         ([one, tmp_path / "empty"], {}, r"no scores\.npz in it, nor in a folder in it"),
+        ([one, tmp_path / "cut"], {}, "cannot be read as scores"),
+        ([one, tmp_path / "text"], {}, "cannot be read as scores"),
+        ([one, tmp_path / "old"], {}, "cannot be read as scores.*measure again"),
         ([one, fewer], {"fa_per_hour": 0.0}, "fa_per_hour 0.0: give a positive number"),
         ([one, fewer], {"snr": ["loud"]}, "SNR 'loud'"),
     ):
