@@ -79,8 +79,9 @@ def compare(
         by_keyword += rows
         pooled += pooled_rows(rows)
     order = list(dict.fromkeys(condition for _, condition in shared))
-    for rows in (by_keyword, pooled):  # systems beside each other
-        rows.sort(key=lambda row: (order.index(row["condition"]), row["keyword"], row["from"]))
+    for rows in (by_keyword, pooled):  # systems beside each other; the sort is stable
+        rows.sort(key=lambda row: (row["keyword"], row["threshold_from"]))
+        rows.sort(key=lambda row: order.index(row["condition"]))
     headline = f"# Spotters at {fa_per_hour:g} false alarms an hour\n\n{_table(pooled)}\n\n{_NOTE}"
     Console().print(headline, markup=False, highlight=False, soft_wrap=True)
     if out is None:
@@ -93,7 +94,10 @@ def compare(
     )
     plot_snr(
         out / "snr.png",
-        {n: [r for r in pooled if (r["system"], r["from"]) == (n, "eval")] for n in measured},
+        {
+            n: [r for r in pooled if (r["system"], r["threshold_from"]) == (n, "eval")]
+            for n in measured
+        },
     )
     markdown = (
         f"{headline}\n\n## By keyword\n\n{_table(by_keyword)}\n\nThe DET curve is of condition "
@@ -163,6 +167,8 @@ def _det_line(keywords: Sequence[Sequence[Scored]]) -> DetLine:
     From one alarm in all of them to the most that there are at any threshold.
     """
     curves = [sum(parts, Scored()).curve() for parts in keywords]
+    if not all(curve.positives and curve.negative_hours for curve in curves):
+        return np.zeros(0), np.zeros(0)
     least = max(1 / curve.negative_hours for curve in curves)
     most = min(int(curve.alarms.counts.max()) / curve.negative_hours for curve in curves)
     targets = _DET_TARGETS[(least <= _DET_TARGETS) & (most >= _DET_TARGETS)]
@@ -181,7 +187,8 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row) -> list[object]:
-    shown: list[object] = [row[name] for name in ("system", "keyword", "condition", "from")]
+    named = ("system", "keyword", "condition", "threshold_from")
+    shown: list[object] = [row[name] for name in named]
     if row["frr"] is None:
         return [*shown, *[None] * 7, row["status"]]
     mean = row.get("mean_frr")

@@ -61,7 +61,7 @@ def rows_beside(
                     "keyword": key[0],
                     "condition": key[1],
                     "snr_db": parse_snr(key[1]),
-                    "from": kind,
+                    "threshold_from": kind,
                     **{name: point[name] for name in kept},
                     **counts,
                 }
@@ -86,7 +86,7 @@ def pooled_rows(rows: Sequence[Row]) -> list[Row]:
     """Return rows of all keywords together, those of one system by condition and threshold."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["condition"], row["from"]), []).append(row)
+        groups.setdefault((row["condition"], row["threshold_from"]), []).append(row)
     pooled = []
     for group in groups.values():
         sums = {name: _sum(group, name) for name in _COUNTS}

@@ -6,6 +6,7 @@ import torch
 from speechkit.audio import INT16_SCALE, SAMPLE_RATE
 from speechkit.augment import Span
 from speechkit.kws.clips import Clip
+from speechkit.kws.models import CrnnConfig
 from speechkit.kws.spotter import DetectionConfig, Spotter, SpotterConfig
 
 TINY = {
@@ -15,6 +16,19 @@ TINY = {
     "recurrent_units": 4,
     "hidden": 8,
 }
+
+
+# sizes that divide nowhere
+ODD_CRNN = CrnnConfig(
+    frames=37,
+    bands=11,
+    filters=5,
+    filter_size=(4, 3),
+    filter_stride=(3, 2),
+    recurrent_layers=1,
+    recurrent_units=7,
+    hidden=9,
+)
 
 
 def tiny_spotter(

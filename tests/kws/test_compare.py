@@ -34,7 +34,7 @@ def evaluated(folder, measured):
 
 def rows(out):
     found = json.loads((out / "report.json").read_text())["rows"]
-    return {(r["system"].rsplit("/", 1)[-1], r["keyword"], r["from"]): r for r in found}
+    return {(r["system"].rsplit("/", 1)[-1], r["keyword"], r["threshold_from"]): r for r in found}
 
 
 def test_misses_are_counted_in_pairs(tmp_path, capsys):
@@ -103,6 +103,13 @@ def test_a_target_that_is_not_reached_has_no_figure(tmp_path):
         row = found["one", "all", kind]
         assert (row["frr"], row["difference"], row["status"]) == (None, None, "not reached")
     assert found["two", "all", "eval"]["frr"] == 0
+
+
+@pytest.mark.parametrize("lacking", [{"scores": []}, {"scores": [0.9], "hours": 0.0}])
+def test_without_keywords_or_negatives_there_is_no_figure(tmp_path, lacking):
+    one, two = (evaluated(tmp_path / name, {KEY: [heard(**lacking)]}) for name in ("one", "two"))
+    compare(systems=[one, two], out=tmp_path / "out")
+    assert {row["status"] for row in rows(tmp_path / "out").values()} == {"no data"}
 
 
 def test_what_cannot_be_compared(tmp_path):

@@ -8,24 +8,14 @@ import torch
 from speechkit.kws.models import Crnn, CrnnConfig
 from speechkit.kws.spotter import windows_along
 from speechkit.kws.streamed_crnn import StreamedCrnn
-from tests.kws.helpers import bursts, tiny_spotter
+from tests.kws.helpers import ODD_CRNN, bursts, tiny_spotter
 
-ODD = CrnnConfig(
-    frames=37,
-    bands=11,
-    filters=5,
-    filter_size=(7, 3),
-    filter_stride=(3, 2),
-    recurrent_layers=1,
-    recurrent_units=7,
-    hidden=9,
-)
 # steps that overlap nowhere, and a filter that is nearly all padding at both ends
-SPARSE = dataclasses.replace(ODD, filter_size=(2, 3), filter_stride=(5, 4), unit="lstm")
-WIDE = dataclasses.replace(ODD, filter_size=(36, 11), filter_stride=(4, 1), recurrent_layers=3)
+SPARSE = dataclasses.replace(ODD_CRNN, filter_size=(2, 3), filter_stride=(5, 4), unit="lstm")
+WIDE = dataclasses.replace(ODD_CRNN, filter_size=(36, 11), filter_stride=(4, 1), recurrent_layers=3)
 
 
-@pytest.mark.parametrize("config", [CrnnConfig(), ODD, SPARSE, WIDE])
+@pytest.mark.parametrize("config", [CrnnConfig(), ODD_CRNN, SPARSE, WIDE])
 @pytest.mark.parametrize(("shift", "windows"), [(10, 1), (10, 9), (7, 40), (1, 5), (50, 3)])
 def test_it_equals_the_network_on_each_window(config, shift, windows):
     torch.manual_seed(shift)
@@ -47,9 +37,9 @@ def test_most_steps_are_shared():
 
 
 def test_it_keeps_its_own_copy_of_the_weights():
-    network = Crnn(ODD, classes=2).eval()
+    network = Crnn(ODD_CRNN, classes=2).eval()
     streamed = StreamedCrnn(network, 5)
-    features = torch.randn(60, ODD.bands)
+    features = torch.randn(60, ODD_CRNN.bands)
     before = streamed(features)
     with torch.no_grad():
         for parameter in network.parameters():
