@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from speechkit import checkpoint, frontend
 from speechkit.audio import SAMPLE_RATE
 from speechkit.errors import RequestError
-from speechkit.kws.models import Crnn, build_network, count_parameters, describe_network
+from speechkit.kws.models import Cnn, build_network, count_parameters, describe_network
 from speechkit.kws.packed_crnn import PackedCrnn
+from speechkit.kws.streamed_cnn import StreamedCnn
 from speechkit.kws.streamed_crnn import StreamedCrnn
 
 BACKGROUND = "_background_"
@@ -175,8 +176,9 @@ class Spotter(nn.Module):
         where windows share their work or a single one can do without torch.
         """
         network, shift = self.network, self.shift_frames
-        if not isinstance(network, Crnn):
-            return lambda x: self._keywords_of(network(windows_along(x, self.window_frames, shift)))
+        if isinstance(network, Cnn):
+            streamed = StreamedCnn(network, shift)
+            return lambda features_tf: self._keywords_of(streamed(features_tf))
         many, one = StreamedCrnn(network, shift), None
         if isinstance(network.recurrent, nn.GRU) and network.output.weight.device.type == "cpu":
             one = PackedCrnn(network)
