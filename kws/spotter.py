@@ -3,6 +3,7 @@
 Shapes: B windows or streams, T frames, F mel bands, K classes.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -176,12 +177,14 @@ class Spotter(nn.Module):
         where windows share their work or a single one can do without torch.
         """
         network, shift = self.network, self.shift_frames
+        many: nn.Module
+        one: Callable[[Tensor], Tensor] | None = None
         if isinstance(network, Cnn):
-            streamed = StreamedCnn(network, shift)
-            return lambda features_tf: self._keywords_of(streamed(features_tf))
-        many, one = StreamedCrnn(network, shift), None
-        if isinstance(network.recurrent, nn.GRU) and network.output.weight.device.type == "cpu":
-            one = PackedCrnn(network)
+            many, one = StreamedCnn(network, shift), copy.deepcopy(network)
+        else:
+            many = StreamedCrnn(network, shift)
+            if isinstance(network.recurrent, nn.GRU) and network.output.weight.device.type == "cpu":
+                one = PackedCrnn(network)
 
         def scores(features_tf: Tensor) -> Tensor:
             if one is None or len(features_tf) >= self.window_frames + shift:

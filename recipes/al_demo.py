@@ -103,7 +103,7 @@ def al_demo(*, out: Path, smoke: bool = False) -> None:
         config_sha=config_digest(list(SCORERS), ScoringConfig()),
     )
     select(scores, cuts=pool, budget=BUDGET, out=out / "selection")
-    print("word error rate on voices that were never heard:")
+    print("word error rate on unheard voices, training equally long (the whole pool, fewer times):")
     for row in rows:
         print(f"{row['strategy']:>8}, {row['seconds']:5.0f} s of labels added: {row['wer']:6.1%}")
 
