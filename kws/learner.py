@@ -21,8 +21,9 @@ from speechkit.kws.fit import FitConfig
 from speechkit.kws.models import describe_network
 from speechkit.kws.rows import SILENT_LABELS, normalise
 from speechkit.kws.scenes import SceneConfig
+from speechkit.kws.splits import Split, decode
 from speechkit.kws.spotter import SILENCE, UNKNOWN, Spotter
-from speechkit.kws.train import Split, TrainConfig, decode, train_spotter
+from speechkit.kws.train import TrainConfig, train_spotter
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 

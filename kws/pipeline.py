@@ -34,7 +34,8 @@ from speechkit.kws.report import (
     write_evaluation,
 )
 from speechkit.kws.select import Selection, select
-from speechkit.kws.train import Split, TrainConfig, decode, part, train_spotter
+from speechkit.kws.splits import Split, decode, part
+from speechkit.kws.train import TrainConfig, train_spotter
 from speechkit.ranges import require
 from speechkit.reports import provenance
 

@@ -1,11 +1,9 @@
 """``speechkit kws train``: from manifests to a model folder with frozen thresholds."""
 
 import dataclasses
-import hashlib
-import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,14 +19,13 @@ from speechkit.errors import RequestError
 from speechkit.files import write_json
 from speechkit.kws.batches import SceneBatches
 from speechkit.kws.clips import Clip, load_clips
-from speechkit.kws.dealing import NEGATIVES, deal, require_all
 from speechkit.kws.detector import Detector
 from speechkit.kws.fit import DevSet, FitConfig, fit
 from speechkit.kws.measure import Scored, listen, operating_point
 from speechkit.kws.models import network_config
-from speechkit.kws.rows import SILENT_LABELS
 from speechkit.kws.scenes import Material, SceneConfig
 from speechkit.kws.select import free_of, select
+from speechkit.kws.splits import Split, decode, fingerprint, set_aside
 from speechkit.kws.spotter import (
     BACKGROUND,
     SILENCE,
@@ -44,7 +41,6 @@ from speechkit.reports import provenance
 
 logger = logging.getLogger(__name__)
 
-_DEV_FOLDS = 6
 # each dev keyword is heard in so many noises, since keywords are what a dev set is short of
 _DEV_DRAWS = 3
 # and each negative, when thresholds are frozen: of an hour one false alarm more moves them by a lot
@@ -85,35 +81,6 @@ class TrainConfig:
         require(self, "fa_per_hour", above=0)
         require(self, "snr_db")
         require(self, "seed", at_least=0)
-
-
-@dataclass(frozen=True)
-class Split:
-    """Decoded clips of one split.
-
-    Attributes
-    ----------
-    silent
-        ids of negatives without speech.
-    broken
-        id -> why a clip was left out.
-    """
-
-    positives: dict[str, list[Clip]]
-    negatives: list[Clip]
-    noises: list[Clip]
-    silent: frozenset[str] = frozenset()
-    broken: dict[str, str] = field(default_factory=dict)
-
-    def fingerprints(self) -> dict[str, Any]:
-        """Say in a few digits each which clips these are."""
-        return {
-            "positives": {
-                keyword: _fingerprint(clips) for keyword, clips in self.positives.items()
-            },
-            "negatives": _fingerprint(self.negatives),
-            "noises": _fingerprint(self.noises),
-        }
 
 
 def train(
@@ -167,9 +134,7 @@ def train(
     elif dev_positives or dev_negatives:
         raise RequestError("dev_positives and dev_negatives: give both or none")
     else:
-        training, dev = _set_aside(
-            clips, selection.positives, selection.negatives, seed=config.seed
-        )
+        training, dev = set_aside(clips, selection.positives, selection.negatives, seed=config.seed)
     responses = load_clips(_read(rir), what="room responses").clips if rir else []
     # mining may have found nothing
     alarms = [cut for source in hard or [] for cut in manifests.read(source, allow_empty=True)]
@@ -221,8 +186,8 @@ def train_spotter(
     clips = {
         "training": training.fingerprints(),
         "dev": None if dev is None else dev.fingerprints(),
-        "rooms": _fingerprint(responses),
-        "hard": _fingerprint(hard),
+        "rooms": fingerprint(responses),
+        "hard": fingerprint(hard),
     }
     claim(out, _run(config, clips, init))
     spotter = _new_spotter(list(training.positives), config, init)
@@ -297,10 +262,6 @@ def _run(config: TrainConfig, clips: dict[str, Any], init: Path | None) -> dict[
     }
 
 
-def _fingerprint(clips: Iterable[Clip]) -> str:
-    return hashlib.sha256(json.dumps(sorted(clip.id for clip in clips)).encode()).hexdigest()[:16]
-
-
 def freeze(spotter: Spotter, dev: dict[str, Scored], config: TrainConfig) -> Spotter:
     """Return the spotter with the thresholds that meet the target on dev."""
     thresholds = {}
@@ -316,68 +277,6 @@ def freeze(spotter: Spotter, dev: dict[str, Scored], config: TrainConfig) -> Spo
             negative_hours=scored.negative_hours,
         )
     return spotter.with_thresholds(thresholds)
-
-
-def decode(
-    positives: dict[str, list[Cut]],
-    negatives: Sequence[Cut],
-    *,
-    noises: Sequence[Cut],
-    decoded: dict[str, Clip] | None = None,
-) -> Split:
-    """Decode cuts; broken clips are named in the log and left out.
-
-    ``decoded`` is as for `speechkit.kws.clips.load_clips`.
-
-    Raises
-    ------
-    JobError
-        if of a keyword, or of the negatives or noises given, no clip can be used.
-    """
-    found = {
-        k: load_clips(cuts, what=f"positives of {k!r}", decoded=decoded)
-        for k, cuts in positives.items()
-    }
-    others = load_clips(negatives, what="negatives", decoded=decoded)
-    quiet = load_clips(noises, what="noise", decoded=decoded)
-    return Split(
-        {keyword: loaded.clips for keyword, loaded in found.items()},
-        others.clips,
-        quiet.clips,
-        frozenset(cut.id for cut in negatives if manifests.label_of(cut) in SILENT_LABELS),
-        {id_: why for one in (*found.values(), others, quiet) for id_, why in one.broken.items()},
-    )
-
-
-def part(split: Split, keep: Set[str], *, noises: Set[str]) -> Split:
-    """Return the clips of a split whose ids are in ``keep``, and the noises of other ids."""
-    return Split(
-        {k: [c for c in clips if c.id in keep] for k, clips in split.positives.items()},
-        [clip for clip in split.negatives if clip.id in keep],
-        [clip for clip in split.noises if clip.id in noises],
-        split.silent & frozenset(keep),
-        {id_: why for id_, why in split.broken.items() if id_ in keep or id_ in noises},
-    )
-
-
-def _set_aside(
-    clips: Split, positives: dict[str, list[Cut]], negatives: Sequence[Cut], *, seed: int
-) -> tuple[Split, Split]:
-    """Divide clips into training and dev; noises serve both when there are few of them."""
-    kinds = {**positives, NEGATIVES: negatives}
-    fold_of = deal(kinds, _DEV_FOLDS, by="speaker", seed=seed)
-    require_all(kinds, fold_of, [0, 1])
-    dev = {id_ for id_, fold in fold_of.items() if fold == 0}
-    quiet = {clip.id for clip in clips.noises}
-    # a noise that is a negative too must not be trained on in one place and measured in another
-    noise_dev = (quiet & dev) | set(sorted(quiet - fold_of.keys())[::_DEV_FOLDS])
-    noise_train = quiet - noise_dev
-    if len(quiet) < _DEV_FOLDS or not noise_dev or not noise_train:
-        noise_dev = noise_train = quiet
-    return (
-        part(clips, fold_of.keys() - dev, noises=noise_train),
-        part(clips, dev, noises=noise_dev),
-    )
 
 
 def _new_spotter(keywords: list[str], config: TrainConfig, init: Path | None) -> Spotter:

@@ -14,8 +14,8 @@ from speechkit.audio import INT16_SCALE, write_wav
 from speechkit.cli import main
 from speechkit.kws.detector import Detector
 from speechkit.kws.report import load_scored, parse_snr, save_scored
+from speechkit.kws.splits import decode, set_aside
 from speechkit.kws.spotter import Spotter
-from speechkit.kws.train import _set_aside, decode
 from tests.kws.corpus import write_corpus
 from tests.kws.helpers import bursts, tiny_spotter
 
@@ -353,7 +353,7 @@ def test_a_noise_that_is_a_negative_too_is_trained_on_or_measured_with(corpus):
     cuts = list(manifests.read(corpus["negatives"]))
     words = {"computer": list(manifests.read(corpus["positives"]))}
     clips = decode(words, cuts, noises=cuts)
-    training, dev = _set_aside(clips, words, cuts, seed=0)
+    training, dev = set_aside(clips, words, cuts, seed=0)
     for part, other in ((training, dev), (dev, training)):
         assert {clip.id for clip in part.noises} == {clip.id for clip in part.negatives}
         assert not {clip.id for clip in part.noises} & {clip.id for clip in other.negatives}
