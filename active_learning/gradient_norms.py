@@ -8,10 +8,9 @@ Shapes: K hypotheses, B clips, ... the axes of the model's output for a clip.
 """
 
 import logging
-import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from speechkit.active_learning.factored_gradients import LIMIT_ELEMENTS
 from speechkit.active_learning.layer_gradients import squared_norms, supports
+from speechkit.active_learning.parameters import choose, scoring_mode
 from speechkit.errors import RequestError
 
 logger = logging.getLogger(__name__)
@@ -30,70 +30,6 @@ REMEDY = (
     "restrict the parameters to layers that are covered, write the module from torch.nn.Linear "
     "layers, or use per_clip_autograd"
 )
-
-
-def choose(model: nn.Module, parameters: str | Sequence[str] = "all") -> dict[str, nn.Parameter]:
-    """Return the parameters that a request names, frozen ones included.
-
-    Parameters
-    ----------
-    model
-        The model.
-    parameters
-        "all", or one or several of: a parameter's name, a module's name (all below it; the output
-        layer, too, is asked for by its name), a regular expression that matches whole names.
-
-    Raises
-    ------
-    RequestError
-        When a request matches no parameter.
-    """
-    named = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
-    chosen: set[str] = set()
-    requests = [parameters] if isinstance(parameters, str) else parameters
-    if not requests:
-        raise RequestError("no parameters asked for; give 'all' or at least one name")
-    for request in requests:
-        found = {n for n in named if request == "all" or _matches(request, n)}
-        if not found:
-            tops = sorted({name.split(".")[0] for name in named})
-            raise RequestError(
-                f"no parameter matches {request!r}; give 'all', the name of a module or of a "
-                f"parameter, or a regular expression for whole names (top level: {tops})"
-            )
-        chosen |= found
-    return {name: named[name] for name in named if name in chosen}
-
-
-def _matches(request: str, name: str) -> bool:
-    if name == request or name.startswith(f"{request}."):
-        return True
-    try:
-        return re.fullmatch(request, name) is not None
-    except re.error as error:
-        raise RequestError(f"parameters {request!r} is no regular expression: {error}") from error
-
-
-@contextmanager
-def scoring_mode(model: nn.Module, chosen: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    """Put every module in evaluation mode and let only the chosen parameters require a gradient.
-
-    Both are put back at the end, module by module and parameter by parameter.
-    """
-    training = {module: module.training for module in model.modules()}
-    required = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    wanted = set(chosen.values())
-    try:
-        model.eval()
-        for parameter in required:
-            parameter.requires_grad_(parameter in wanted)
-        with torch.enable_grad():
-            yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-        for parameter, requires in required.items():
-            parameter.requires_grad_(requires)
 
 
 @contextmanager
@@ -355,47 +291,3 @@ def _some(names: Sequence[str]) -> str:
     """Return at most four names and the number of the rest, with the verb."""
     rest = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return f"{', '.join(names[:4])}{rest} {'is' if len(names) == 1 else 'are'}"
-
-
-def per_clip_autograd(
-    model: nn.Module,
-    forward: Callable[[int], Tensor],
-    cotangents: Sequence[Tensor],
-    *,
-    parameters: str | Sequence[str] = "all",
-) -> Tensor:
-    """Squared gradient norms by one forward and backward pass per hypothesis and clip.
-
-    The slow, obvious reference of `GradientNorms.squared`, and the way for models that it does
-    not cover.
-
-    Parameters
-    ----------
-    model
-        Any model.
-    forward
-        Gives the model's output (1, ...) for clip i alone.
-    cotangents
-        For each clip, the gradients of the loss at its output: (K, 1, ...).
-    parameters
-        What the norm is over: see `choose`.
-
-    Returns
-    -------
-    Tensor
-        Squared norms (K, B).
-    """
-    chosen = choose(model, parameters)
-    columns = []
-    with scoring_mode(model, chosen):
-        for clip, of_clip in enumerate(cotangents):
-            squares = [_autograd_square(forward(clip), one, chosen) for one in of_clip]
-            columns.append(torch.stack(squares))
-    return torch.stack(columns, dim=1)
-
-
-def _autograd_square(
-    output: Tensor, cotangent: Tensor, chosen: Mapping[str, nn.Parameter]
-) -> Tensor:
-    gradients = torch.autograd.grad(output, list(chosen.values()), cotangent, allow_unused=True)
-    return torch.stack([g.square().sum() for g in gradients if g is not None]).sum()

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from speechkit.active_learning.cotangents import principal
 from speechkit.active_learning.egl import Columns
-from speechkit.active_learning.gradient_norms import per_clip_autograd, record
+from speechkit.active_learning.gradient_norms import record
 from speechkit.active_learning.models import Windows
 from speechkit.active_learning.output_layer import layer_inputs
+from speechkit.active_learning.per_clip_autograd import per_clip_autograd
 from speechkit.errors import RequestError
 
 

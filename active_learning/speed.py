@@ -14,8 +14,8 @@ from lhotse.cut import Cut
 
 from speechkit.active_learning.cascade import Cascade, round_up
 from speechkit.active_learning.egl import Egl, logit_gradients
-from speechkit.active_learning.gradient_norms import per_clip_autograd
 from speechkit.active_learning.models import Clip, Recogniser, Utterances, load_features
+from speechkit.active_learning.per_clip_autograd import per_clip_autograd
 from speechkit.active_learning.statistics import spearman_matrix, top_overlap
 from speechkit.reports import markdown_table
 

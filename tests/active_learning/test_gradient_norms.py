@@ -6,7 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speechkit.active_learning.factored_gradients import squared_product
-from speechkit.active_learning.gradient_norms import choose, per_clip_autograd, record
+from speechkit.active_learning.gradient_norms import record
+from speechkit.active_learning.parameters import choose
+from speechkit.active_learning.per_clip_autograd import per_clip_autograd
 from speechkit.errors import RequestError
 
 SIZES = st.integers(1, 4)

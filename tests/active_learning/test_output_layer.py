@@ -4,12 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from speechkit.active_learning.gradient_norms import per_clip_autograd, record
+from speechkit.active_learning.gradient_norms import record
 from speechkit.active_learning.output_layer import (
     layer_inputs,
     logit_squares,
     output_layer_squares,
 )
+from speechkit.active_learning.per_clip_autograd import per_clip_autograd
 from speechkit.errors import RequestError
 
 
