@@ -1,10 +1,9 @@
 """The page that `speechkit al compare` writes: what it found, as tables and plots."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from speechkit.reports import markdown_table
+from speechkit.reports import markdown_table, short_names
 
 Json = dict[str, Any]
 
@@ -111,9 +110,7 @@ def _matrix_table(found: Json) -> str:
 
 def _composition_table(selections: dict[str, Json]) -> str:
     names = list(dict.fromkeys(name for made_of in selections.values() for name in made_of))
-    short = {folder: Path(folder).name for folder in selections}
-    if len(set(short.values())) < len(short):
-        short = {folder: folder for folder in selections}
+    short = short_names(selections)
     rows = [
         (short[folder], *(made_of.get(name) for name in names))
         for folder, made_of in selections.items()

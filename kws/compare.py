@@ -16,8 +16,8 @@ from speechkit.errors import RequestError
 from speechkit.kws.measure import Curve, Scored
 from speechkit.kws.paired import Row, pooled_rows, rows_beside
 from speechkit.kws.plots import DetLine, plot_det, plot_snr
-from speechkit.kws.report import SCORES, Measured, load_scored, parse_snr
-from speechkit.reports import markdown_table, provenance, write_report
+from speechkit.kws.report import SCORES, Measured, in_words, load_scored, parse_snr
+from speechkit.reports import markdown_table, provenance, short_names, write_report
 
 # false alarms per hour that a DET curve is drawn at, and the condition it is drawn in: the paper's
 _DET_TARGETS = np.geomspace(0.05, 10, 80)
@@ -89,13 +89,16 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     condition = _DET_SNR if _DET_SNR in order else order[0]
     drawn = [key for key in shared if key[1] == condition]
+    labels = short_names(list(measured))
     plot_det(
-        out / "det.png", {n: _det_line([own[k] for k in drawn]) for n, own in measured.items()}
+        out / "det.png",
+        {labels[n]: _det_line([own[k] for k in drawn]) for n, own in measured.items()},
+        title=f"Detection error trade-off, {in_words(condition)}, mean of {len(drawn)} keywords",
     )
     plot_snr(
         out / "snr.png",
         {
-            n: [r for r in pooled if (r["system"], r["threshold_from"]) == (n, "eval")]
+            labels[n]: [r for r in pooled if (r["system"], r["threshold_from"]) == (n, "eval")]
             for n in measured
         },
     )

@@ -14,7 +14,7 @@ from speechkit.errors import RequestError
 from speechkit.kws.clips import Clip, load_clips
 from speechkit.kws.detector import Detector
 from speechkit.kws.measure import listen, listen_amid
-from speechkit.kws.report import CLEAN, Measured, parse_snr, rows_of, write_evaluation
+from speechkit.kws.report import CLEAN, Measured, in_words, parse_snr, rows_of, write_evaluation
 from speechkit.kws.rows import normalise
 from speechkit.kws.select import select
 from speechkit.kws.streams import background_stream, keyword_streams, negative_streams
@@ -196,7 +196,7 @@ def log_headline(rows: Sequence[dict[str, object]], out: Path) -> None:
     has_dev = {row["keyword"] for row in rows if row["threshold_from"] == "dev"}
     for row in rows:
         where = row["keyword"], row["condition"]
-        name = f"{where[0]}, {where[1] if where[1] == CLEAN else f'{where[1]} dB'}"
+        name = f"{where[0]}, {in_words(str(where[1]))}"
         if row["keyword"] not in has_dev:
             frr = "not reached" if row["frr"] is None else f"{row['frr']:.2%}"
             target, status = row["fa_per_hour"], row["status"]

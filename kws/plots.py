@@ -13,7 +13,9 @@ from speechkit.files import atomic_path
 DetLine = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def plot_det(path: Path, lines: Mapping[str, DetLine]) -> None:
+def plot_det(
+    path: Path, lines: Mapping[str, DetLine], *, title: str = "Detection error trade-off"
+) -> None:
     """Draw FRR against false alarms per hour; a line for each label."""
     from matplotlib.figure import Figure
 
@@ -26,8 +28,9 @@ def plot_det(path: Path, lines: Mapping[str, DetLine]) -> None:
         xlim=(0.05, 50),
         xlabel="false alarms per hour",
         ylabel="FRR (%)",
-        title="Detection error trade-off",
+        title=title,
     )
+    axes.set_ylim(bottom=0)
     axes.axvline(0.5, color="grey", linestyle=":")
     axes.grid(visible=True, alpha=0.3)
     if lines:

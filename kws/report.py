@@ -26,6 +26,11 @@ SCORES = "scores.npz"
 Measured = dict[tuple[str, str], list[Scored]]
 
 
+def in_words(condition: str) -> str:
+    """Return a condition with its unit."""
+    return condition if condition == CLEAN else f"{condition} dB"
+
+
 def parse_snr(condition: str) -> float | None:
     """Return the SNR in dB that a condition names, None for "clean".
 
@@ -213,7 +218,7 @@ def _det_lines(measured: Measured) -> dict[str, DetLine]:
         usable = slice(int(np.argmax(alarms)), None)
         # a rate under one event cannot be drawn on a logarithmic axis; it stands at half an event
         shown = np.maximum(alarms[usable], 0.5 / pooled.negative_hours)
-        label = f"{keyword}, {condition if condition == CLEAN else f'{condition} dB'}"
+        label = f"{keyword}, {in_words(condition)}"
         lines[label] = shown, frr[usable]
     return lines
 

@@ -3,7 +3,7 @@
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -61,3 +61,9 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
         return "| " + " | ".join(texts) + " |"
 
     return "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)])
+
+
+def short_names(folders: Iterable[str]) -> dict[str, str]:
+    """Return what a report calls each folder: its own name, or all of it if two share one."""
+    names = {folder: Path(folder).name for folder in folders}
+    return names if len(set(names.values())) == len(names) else {folder: folder for folder in names}

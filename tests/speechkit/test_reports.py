@@ -3,7 +3,7 @@ import json
 import pytest
 
 from speechkit import __version__
-from speechkit.reports import markdown_table, provenance, write_report
+from speechkit.reports import markdown_table, provenance, short_names, write_report
 
 
 def test_a_report_is_both_files_and_json_comes_last(tmp_path, monkeypatch):
@@ -39,3 +39,15 @@ def test_a_table():
 
 def test_a_table_without_rows_has_its_header():
     assert markdown_table(["only"], []) == "| only |\n| --- |"
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["out/a", "out/b/"], ["a", "b"]),
+        (["one/a", "two/a", "b"], ["one/a", "two/a", "b"]),
+        ([], []),
+    ],
+)
+def test_folders_are_called_by_their_own_names_where_these_tell_them_apart(folders, names):
+    assert short_names(folders) == dict(zip(folders, names, strict=True))
