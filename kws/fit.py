@@ -157,6 +157,11 @@ def fit(
     )
     with _threads_beside(config.workers):
         run(trainer, training, loader, out=out)
+    if dev and not keeper.moved:
+        logger.warning(
+            "every epoch was worse on dev than the start (FRR %.4f): the model is what it was",
+            keeper.best,
+        )
     return Spotter.load(out / "model")
 
 
@@ -269,11 +274,12 @@ class _Keeper(Callback):  # type: ignore[misc]
         self.best = float("inf")
         self.idle = 0
         self.dropped = 0
+        self.moved = False
         self.done = False
         self.begun = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("best", "idle", "dropped", "done")}
+        return {name: getattr(self, name) for name in ("best", "idle", "dropped", "moved", "done")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
@@ -290,6 +296,7 @@ class _Keeper(Callback):  # type: ignore[misc]
         measured = {}
         if self.dev:
             dev = self._measure(training, self.dev)
+            self.moved = self.moved or dev <= self.best
             self.idle = 0 if dev < self.best else self.idle + 1
             self.best = min(self.best, dev)
             measured = {"dev_frr": round(dev, 6), "best_dev_frr": round(self.best, 6)}

@@ -285,15 +285,18 @@ def test_a_front_end_that_learns_is_not_computed_ahead():
     assert all(s.features is not None for s in dev.with_features(spotter).negatives)
 
 
-def test_a_model_that_is_gone_on_from_must_be_beaten(tmp_path, monkeypatch):
+@pytest.mark.parametrize("second", [0.3, 0.2])
+def test_a_model_that_is_gone_on_from_must_be_beaten(tmp_path, monkeypatch, caplog, second):
     from speechkit.kws import fit as module
 
-    measured = iter([0.2, 0.5, 0.3, 0.2])
+    measured = iter([0.2, 0.5, second])
     monkeypatch.setattr(module, "mean_frr", lambda *_: next(measured))
     spotter = tiny_spotter(seed=0, frontend="pcen")
     before = {name: tensor.clone() for name, tensor in weights(spotter).items()}
     kept = fit(
         spotter, scenes(), dev_set(), config=dataclasses.replace(CONFIG, epochs=2), out=tmp_path
     )
-    assert all(torch.equal(before[name], tensor) for name, tensor in weights(kept).items())
+    stayed = all(torch.equal(before[name], tensor) for name, tensor in weights(kept).items())
+    assert stayed == (second > 0.2)
+    assert stayed == ("every epoch was worse on dev than the start (FRR 0.2000)" in caplog.text)
     assert any(not torch.equal(before[n], tensor) for n, tensor in weights(spotter).items())
