@@ -53,7 +53,7 @@ def plot_differences(
             (line,) = axes.plot(x, 100 * values, marker="o", markersize=3, label=row["strategy"])
             axes.fill_between(x, *(100 * e for e in ends), alpha=0.12, color=line.get_color())
         axes.set_xlabel("share of the pool, %")
-        axes.set_ylabel(f"fewer {metric.upper()} than {config.baseline}, %")
+        axes.set_ylabel(f"{metric.upper()} below that of {config.baseline}, %")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, frameon=False)
 
