@@ -14,7 +14,15 @@ from speechkit.errors import RequestError
 from speechkit.kws.clips import Clip, load_clips
 from speechkit.kws.detector import Detector
 from speechkit.kws.measure import listen, listen_amid
-from speechkit.kws.report import CLEAN, Measured, in_words, parse_snr, rows_of, write_evaluation
+from speechkit.kws.report import (
+    CLEAN,
+    Measured,
+    condition_of,
+    in_words,
+    parse_snr,
+    rows_of,
+    write_evaluation,
+)
 from speechkit.kws.rows import normalise
 from speechkit.kws.select import select
 from speechkit.kws.streams import background_stream, keyword_streams, negative_streams
@@ -136,11 +144,12 @@ def measure_conditions(
     Apart, unless ``background_hours`` says how long a background holds the positives.
     """
     measured: Measured = {}
+    snrs_db = list(dict.fromkeys(parse_snr(condition) for condition in conditions))
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("measuring", total=len(conditions))
-        for condition in conditions:
-            options: dict[str, Any] = {"snr_db": parse_snr(condition), "seed": seed}
+        task = progress.add_task("measuring", total=len(snrs_db))
+        for snr_db in snrs_db:
+            options: dict[str, Any] = {"snr_db": snr_db, "seed": seed}
             if background_hours is None:
                 scored = listen(
                     detector,
@@ -158,7 +167,7 @@ def measure_conditions(
                     )
                     for keyword, clips in positives.items()
                 }
-            measured |= {(keyword, condition): [one] for keyword, one in scored.items()}
+            measured |= {(keyword, condition_of(snr_db)): [one] for keyword, one in scored.items()}
             progress.advance(task)
     return measured
 

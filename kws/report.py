@@ -26,6 +26,11 @@ SCORES = "scores.npz"
 Measured = dict[tuple[str, str], list[Scored]]
 
 
+def condition_of(snr_db: float | None) -> str:
+    """Return the name of a condition, one for each SNR: "5", whether 5, 5.0 or 5dB was given."""
+    return CLEAN if snr_db is None else f"{snr_db:g}"
+
+
 def in_words(condition: str) -> str:
     """Return a condition with its unit."""
     return condition if condition == CLEAN else f"{condition} dB"

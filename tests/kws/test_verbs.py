@@ -105,12 +105,23 @@ def test_a_dev_set_of_what_is_trained_on_is_refused(tmp_path, corpus, capsys):
 
 
 def test_evaluate_writes_rows_with_every_key_and_plots(tmp_path, corpus, model):
-    targets = ["--fa-per-hour", "0.5", "400", "--snr", "clean", "10", "--noise", corpus["noise"]]
+    targets = [
+        "--fa-per-hour",
+        "0.5",
+        "400",
+        "--snr",
+        "clean",
+        "10dB",
+        "10.0",
+        "--noise",
+        corpus["noise"],
+    ]
     assert evaluate(model, corpus, tmp_path, *targets) == 0
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
     assert len(rows) == 4
     assert all(set(row) >= ROW_KEYS for row in rows)
     assert [row["snr_db"] for row in rows] == [None, None, 10.0, 10.0]
+    assert [row["condition"] for row in rows] == ["clean", "clean", "10", "10"]
     low, high = rows[:2]
     assert low["status"] == "unresolved"
     assert high["status"] == "ok"
