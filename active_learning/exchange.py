@@ -22,7 +22,7 @@ from speechkit.active_learning.annotations import (
 from speechkit.active_learning.blocks import digest
 from speechkit.active_learning.jsonl import Row, read_rows, write_rows
 from speechkit.active_learning.select import read_selection
-from speechkit.audio import SAMPLE_RATE, load_cut, write_wav
+from speechkit.audio import SAMPLE_RATE, load_cut, write_audio
 from speechkit.claims import claim
 from speechkit.errors import AudioError, RequestError
 from speechkit.files import write_json, write_text
@@ -190,7 +190,7 @@ def _write_audio(row: Row, cut: Cut, out: Path) -> str | None:
     """Write the clip as a file; return its name, or None if it cannot be read."""
     name = f"{AUDIO_FOLDER}/{row['rank']:05d}.wav"
     try:
-        write_wav(out / name, load_cut(cut))
+        write_audio(out / name, load_cut(cut))
     except AudioError as error:
         logger.warning("%s: left out: %s", row["id"], error)
         return None

@@ -21,7 +21,7 @@ from speechkit.active_learning.annotations import (
 )
 from speechkit.active_learning.jsonl import Row
 from speechkit.active_learning.select import read_selection
-from speechkit.audio import load_cut, write_wav
+from speechkit.audio import load_cut, write_audio
 from speechkit.errors import RequestError
 
 _DONE: tuple[Status, ...] = ("labelled", "ignored")
@@ -137,7 +137,7 @@ class Labelling:
         """
         path = folder / f"{index:05d}.wav"
         if not path.is_file():
-            write_wav(path, load_cut(self.cuts[index]))
+            write_audio(path, load_cut(self.cuts[index]))
         return path
 
     def progress(self) -> Progress:

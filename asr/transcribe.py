@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import soundfile
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
@@ -17,7 +16,7 @@ from speechkit.asr import formats
 from speechkit.asr.decoding import DecodingConfig
 from speechkit.asr.hypothesis import Hypothesis
 from speechkit.asr.transcriber import Transcriber
-from speechkit.audio import SAMPLE_RATE, Audio, as_float, resample
+from speechkit.audio import SAMPLE_RATE, SUFFIXES, Audio, as_float, files_below, info, resample
 from speechkit.errors import AudioError, JobError, RequestError
 from speechkit.files import write_text
 
@@ -28,8 +27,6 @@ Format = Literal["txt", "json", "srt", "ctm", "textgrid"]
 _STDIN = "-"
 # of files that are no raw PCM
 _HEADERS = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM")
-# a folder's files with these names are audio
-_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff"}
 
 
 def transcribe(
@@ -110,10 +107,10 @@ def _recordings(files: list[str]) -> Iterator[tuple[str, str]]:
         if file == _STDIN or not path.is_dir():
             yield ("standard-input" if file == _STDIN else file), file
             continue
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
+        found = files_below(path)
         if not found:
             raise RequestError(
-                f"{file}: holds no file that ends in {', '.join(sorted(_SUFFIXES))}; name files"
+                f"{file}: holds no file that ends in {', '.join(sorted(SUFFIXES))}; name files"
             )
         front = Path() if len(files) == 1 else Path(path.name)
         yield from ((str(front / p.relative_to(path).as_posix()), str(p)) for p in found)
@@ -148,7 +145,7 @@ def _paths(names: list[str], form: Format, out: Path | None) -> list[Path | None
 def _transcribe(transcriber: Transcriber, source: str, rate: int) -> tuple[Hypothesis, float]:
     """Return the transcript and the recording's length in seconds."""
     if source != _STDIN:
-        return transcriber.transcribe(source), soundfile.info(source).duration
+        return transcriber.transcribe(source), info(source).duration
     frontend = transcriber.recogniser.inputs.frontend
     assert frontend is not None
     audio = _standard_input()
@@ -157,6 +154,8 @@ def _transcribe(transcriber: Transcriber, source: str, rate: int) -> tuple[Hypot
 
 
 def _standard_input() -> Audio:
+    if sys.stdin is None:  # as Python has it where a shell closed it
+        raise AudioError("standard input: is closed; give raw 16-bit mono PCM")
     data = sys.stdin.buffer.read()
     if not data:
         raise AudioError("standard input: is empty; give raw 16-bit mono PCM")

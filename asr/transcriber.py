@@ -5,6 +5,7 @@ Shapes: N samples, T frames of features, F features a frame, U frames of the enc
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -262,7 +263,7 @@ def _name(recording: Recording) -> str:
 def _holds_nothing(path: Path | str) -> bool:
     """Say whether a readable audio file has no samples: silence, rather than damage."""
     try:
-        no_frames = soundfile.info(path).frames == 0
+        no_frames = soundfile.info(os.fsencode(path)).frames == 0
     except (soundfile.LibsndfileError, TypeError):
         return False  # the reader will say what is wrong
     return bool(no_frames) and Path(path).stat().st_size <= MOST_HEADER_BYTES

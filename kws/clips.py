@@ -8,7 +8,7 @@ import numpy as np
 from lhotse.cut import Cut
 from numpy.typing import NDArray
 
-from speechkit.audio import INT16_SCALE, SAMPLE_RATE, Audio, load_cut
+from speechkit.audio import INT16_SCALE, SAMPLE_RATE, Audio, as_int16, load_cut
 from speechkit.augment import Span, energy_span, loop_to
 from speechkit.errors import AudioError, JobError
 
@@ -61,8 +61,7 @@ def load_clip(cut: Cut) -> Clip:
     audio = load_cut(cut)
     if len(audio) == 0:
         raise AudioError(f"{cut.id}: holds no samples")
-    scaled = np.clip(np.round(audio * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1)
-    return Clip(cut.id, scaled.astype(np.int16), _span(cut, audio))
+    return Clip(cut.id, as_int16(audio), _span(cut, audio))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +109,18 @@ def load_clips(cuts: Iterable[Cut], *, what: str, decoded: dict[str, Clip] | Non
             f"{what}: none of {len(broken)} clips can be used, as {min(broken.values())}"
         )
     return Loaded(clips, broken)
+
+
+def load_noises(cuts: Iterable[Cut], *, decoded: dict[str, Clip] | None = None) -> Loaded:
+    """Decode noise as `load_clips` does; digital silence, which has no SNR, is left out too."""
+    loaded = load_clips(cuts, what="noise", decoded=decoded)
+    silent = {clip.id: "is digital silence" for clip in loaded.clips if not clip.samples.any()}
+    for id_, reason in silent.items():
+        logger.warning("noise left out: %s: %s", id_, reason)
+    sounding = [clip for clip in loaded.clips if clip.id not in silent]
+    if silent and not sounding:
+        raise JobError(f"noise: none of {len(silent)} clips can be used: all is digital silence")
+    return Loaded(sounding, loaded.broken | silent)
 
 
 def _span(cut: Cut, audio: Audio) -> Span:

@@ -4,6 +4,7 @@ A system is one evaluation or several, of folds or of words. The same keywords a
 pairs, each system at thresholds that hold it to the same false alarms.
 """
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -16,8 +17,10 @@ from speechkit.errors import RequestError
 from speechkit.kws.measure import Curve, Scored
 from speechkit.kws.paired import Row, pooled_rows, rows_beside
 from speechkit.kws.plots import DetLine, plot_det, plot_snr
-from speechkit.kws.report import SCORES, Measured, in_words, load_scored, parse_snr
+from speechkit.kws.report import PIPELINE, SCORES, Measured, in_words, load_scored, parse_snr
 from speechkit.reports import markdown_table, provenance, short_names, write_report
+
+logger = logging.getLogger(__name__)
 
 # false alarms per hour that a DET curve is drawn at, and the condition it is drawn in: the paper's
 _DET_TARGETS = np.geomspace(0.05, 10, 80)
@@ -58,7 +61,8 @@ def compare(
     Raises
     ------
     RequestError
-        if there is one system alone, a folder has no scores, or systems heard other clips.
+        if there is one system alone, a folder has no scores or those of an unfinished run, a
+        condition was not measured in all, or systems heard other clips.
     """
     if not 0 < fa_per_hour < math.inf:
         raise RequestError(f"fa_per_hour {fa_per_hour}: give a positive number")
@@ -113,6 +117,11 @@ def _load(folder: Path) -> Measured:
     """Return the measurements of a folder, or of all the folders in it, pooled."""
     inside = sorted(path.parent for path in folder.glob(f"*/{SCORES}"))
     found = [folder] if (folder / SCORES).is_file() else inside
+    if found == inside and (folder / PIPELINE).is_file():
+        raise RequestError(
+            f"{folder}: its last round is not measured yet; run the recipe again, or give "
+            f"{' or '.join(map(str, inside)) or 'another folder'}"
+        )
     if not found:
         raise RequestError(
             f"{folder}: no {SCORES} in it, nor in a folder in it; give what `speechkit kws "
@@ -131,7 +140,7 @@ def _load(folder: Path) -> Measured:
 
 def _shared(measured: Sequence[Measured], snr: list[str] | None) -> list[tuple[str, str]]:
     """Return the keywords and conditions, in the first one's order, that all have."""
-    wanted = None if snr is None else {parse_snr(condition) for condition in snr}
+    wanted = None if snr is None else {parse_snr(condition): condition for condition in snr}
     shared = [
         key
         for key in measured[0]
@@ -143,6 +152,12 @@ def _shared(measured: Sequence[Measured], snr: list[str] | None) -> list[tuple[s
             for own in measured
         )
         raise RequestError(f"no keyword and condition that all have: they have {have}")
+    found = {parse_snr(condition) for _, condition in shared}
+    if missing := [given for snr_db, given in (wanted or {}).items() if snr_db not in found]:
+        raise RequestError(f"SNR {', '.join(missing)}: was not measured in all systems")
+    kept = {keyword for keyword, _ in shared}
+    if alone := sorted({keyword for own in measured for keyword, _ in own} - kept):
+        logger.warning("%s: left out, as not all systems have it", ", ".join(alone))
     return shared
 
 

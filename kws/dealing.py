@@ -1,7 +1,7 @@
 """Dealing clips to folds, so that each fold has its part of every keyword and of the negatives."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Literal
 
 from lhotse.cut import Cut
@@ -44,21 +44,22 @@ def deal(
     return {id_: fold_of_group[group] for id_, group in group_of.items()}
 
 
-def require_all(kinds: Kinds, fold_of: Mapping[str, int], folds: Iterable[int]) -> None:
-    """Refuse folds that lack a kind.
+def require_all(kinds: Kinds, fold_of: Mapping[str, int], parts: Iterable[Set[int]]) -> None:
+    """Refuse parts, folds to train on or to measure on, that lack a kind.
 
     Raises
     ------
     RequestError
-        if one of ``folds`` has no clip of a kind.
+        if one of ``parts`` has no clip of a kind.
     """
-    for fold in folds:
+    for folds in parts:
         for kind, cuts in kinds.items():
-            if not any(fold_of[cut.id] == fold for cut in cuts):
+            if not any(fold_of[cut.id] in folds for cut in cuts):
                 speakers = {speaker_of(cut) for cut in cuts} - {None}
                 raise RequestError(
                     f"{kind}: none of {len(cuts)} clips ({len(speakers)} speakers) falls into fold "
-                    f"{fold}; give more, fewer folds, or divide by clip"
+                    f"{' or '.join(map(str, sorted(folds)))}; give more, fewer folds, or divide by "
+                    "clip"
                 )
 
 

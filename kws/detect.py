@@ -85,12 +85,15 @@ def listen_to(detector: Detector, pieces: Iterator[tuple[Audio, int]]) -> Iterat
 
 
 def _standard_input(rate: int) -> Iterator[tuple[Audio, int]]:
-    size = 2 * round(_CHUNK_S * rate)
+    if sys.stdin is None:  # as Python has it where a shell closed it
+        raise AudioError("standard input: is closed; give raw 16-bit mono PCM")
+    size = 2 * max(1, round(_CHUNK_S * rate))
     heard = False
     while data := sys.stdin.buffer.read(size):
-        heard = True
         whole = len(data) // 2 * 2
-        yield as_float(np.frombuffer(data[:whole], dtype="<i2").astype(np.int16)), rate
+        if whole:
+            heard = True
+            yield as_float(np.frombuffer(data[:whole], dtype="<i2").astype(np.int16)), rate
         if whole < len(data):
             logger.warning("standard input: ends in half a sample, left out; is it 16-bit PCM?")
     if not heard:

@@ -6,6 +6,7 @@ stream, `speechkit kws detect` the detections.
 Shapes: N windows, K keywords, T frames, F mel bands.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -71,7 +72,8 @@ class Detector:
         detection = spotter.config.detection
         self.shift_s = spotter.shift_frames * spotter.hop_samples / self.sample_rate
         self.window_s = (spotter.window_frames - 1) * spotter.hop_samples / self.sample_rate
-        self.refractory_windows = round(detection.refractory_s / self.shift_s)
+        # up, so that all gaps under that time are too short; less what division adds to a whole
+        self.refractory_windows = math.ceil(detection.refractory_s / self.shift_s - 1e-9)
         self._triggers = {
             keyword: Trigger(
                 given.get(keyword, spotter.threshold(keyword)), self.refractory_windows

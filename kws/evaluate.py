@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from speechkit import manifests
 from speechkit.errors import RequestError
-from speechkit.kws.clips import Clip, load_clips
+from speechkit.kws.clips import Clip, load_clips, load_noises
 from speechkit.kws.detector import Detector
 from speechkit.kws.measure import listen, listen_amid
 from speechkit.kws.report import (
@@ -24,7 +24,7 @@ from speechkit.kws.report import (
     write_evaluation,
 )
 from speechkit.kws.rows import normalise
-from speechkit.kws.select import select
+from speechkit.kws.select import read_any, select
 from speechkit.kws.streams import background_stream, keyword_streams, negative_streams
 from speechkit.reports import provenance
 
@@ -90,18 +90,19 @@ def evaluate(
         raise RequestError("no row is a negative; false alarms need audio without the keyword")
     found = {k: load_clips(cuts, what="positives") for k, cuts in selection.positives.items()}
     others = load_clips(selection.negatives, what="negatives")
-    noises = load_clips(manifests.read_all(noise), what="noise") if noise else None
+    sounds = read_any(noise)
+    noises = load_noises(sounds)
     measured = measure_conditions(
         detector,
         {keyword: loaded.clips for keyword, loaded in found.items()},
         others.clips,
-        noises.clips if noises else [],
+        noises.clips,
         conditions=snr,
         seed=seed,
         background_hours=background_hours,
     )
     rows = rows_of(measured, model=str(model), targets=fa_per_hour)
-    heard = [*found.values(), others, *([noises] if noises else [])]
+    heard = [*found.values(), others, noises]
     broken = {id_: why for part in heard for id_, why in part.broken.items()}
     write_evaluation(
         out,
@@ -113,12 +114,7 @@ def evaluate(
             "broken": broken,
             **provenance(
                 seed=seed,
-                data={
-                    "positives": manifests.fingerprint(
-                        cut for cuts in selection.positives.values() for cut in cuts
-                    ),
-                    "negatives": manifests.fingerprint(selection.negatives),
-                },
+                data=selection.fingerprints() | {"noise": manifests.fingerprint(sounds)},
             ),
         },
         notes=[

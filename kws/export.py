@@ -49,12 +49,13 @@ def export(*, model: Path, out: Path) -> None:
     """
     try:
         import onnxruntime
+        import onnxscript  # noqa: F401 - torch's exporter works with it
     except ImportError:
         raise RequestError(
             "exporting needs an extra: pip install 'sparse-speechkit[export]'"
         ) from None
     spotter = Spotter.load(model)
-    scorer, stream = _Scorer(spotter), StreamGraph(spotter)
+    scorer, stream = _OnWindows(spotter), StreamGraph(spotter)
     windows = torch.randn(2, spotter.window_frames, spotter.frontend.bands)
     _write(
         out / "spotter.onnx",
@@ -131,16 +132,15 @@ def _write(
     logger.info("%s: log-odds equal within %.1e", path, difference)
 
 
-class _Scorer(nn.Module):
-    """The network in float32, as devices have it, and its softmax, in which 1 is not near."""
+class _OnWindows(nn.Module):
+    """The spotter behind its front-end."""
 
     def __init__(self, spotter: Spotter) -> None:
         super().__init__()
-        self.network = spotter.network
-        self.columns = [spotter.config.labels.index(keyword) for keyword in spotter.keywords]
+        self.spotter = spotter
 
     def forward(self, windows: Tensor) -> Tensor:
-        return self.network(windows).double().softmax(dim=1)[:, self.columns]
+        return self.spotter.keyword_scores(windows)
 
 
 def _on_windows(scorer: nn.Module, session: Any, shape: torch.Size) -> float:

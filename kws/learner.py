@@ -19,7 +19,7 @@ from speechkit.kws.clips import Clip, load_clips
 from speechkit.kws.dealing import deal
 from speechkit.kws.fit import FitConfig
 from speechkit.kws.models import describe_network
-from speechkit.kws.rows import SILENT_LABELS, normalise
+from speechkit.kws.rows import is_silent, name_of, normalise
 from speechkit.kws.scenes import SceneConfig
 from speechkit.kws.splits import Split, decode
 from speechkit.kws.spotter import SILENCE, UNKNOWN, Spotter
@@ -106,11 +106,10 @@ class SpotterLearner:
         RequestError
             if the clip has neither label nor text.
         """
-        label = manifests.label_of(cut)
-        name = manifests.text_of(cut) if label is None else label
+        name = name_of(cut)
         if name is None:
             raise RequestError(f"clip {cut.id}: has neither label nor text, so no class is known")
-        if name.strip() in ("", *SILENT_LABELS):
+        if is_silent(cut):
             return SILENCE
         word = normalise(name)
         return word if word in self.keywords else UNKNOWN
@@ -161,9 +160,7 @@ class SpotterLearner:
         if not every_keyword:
             positives = {word: clips for word, clips in positives.items() if clips}
         others = [cut for cut in cuts if classes[cut.id] not in self.keywords]
-        silent = frozenset(cut.id for cut in others if classes[cut.id] == SILENCE)
-        split = decode(positives, others, noises=self.noises, decoded=self._decoded)
-        return dataclasses.replace(split, silent=silent)
+        return decode(positives, others, noises=self.noises, decoded=self._decoded)
 
 
 SPOTTER = SpotterLearner()

@@ -92,6 +92,19 @@ class Scored:
         return np.array(delays)
 
 
+def _just_above(edges: NDArray[np.float64], index: int) -> float | None:
+    """Return a threshold just above an edge, 0 for none of them; None if nothing is above it."""
+    if index < 0:
+        return 0.0
+    edge = float(edges[index])
+    if edge >= 1:
+        return None
+    following = float(edges[index + 1]) if index + 1 < len(edges) else 1.0
+    hair = min((following - edge) / 2, _HAIR * min(edge, 1 - edge))
+    # so near to 0 or 1 that a hair is nothing, the next number still is something
+    return max(edge + hair, float(np.nextafter(edge, 1)))
+
+
 @dataclass(frozen=True)
 class Curve:
     """Detections and false alarms as step functions of the threshold."""
@@ -113,22 +126,18 @@ class Curve:
         """Return the lowest threshold from which on upwards the target is met.
 
         A hair above the score that spoils it, so that rounding in its last digits decides nothing.
-        None if that score is 1, which no posterior can exceed.
+        None if that score is 1, which no posterior can exceed. Where nothing spoils the target, the
+        lowest at which there are most alarms (without any, most detections): lower down events
+        merge, and keywords are lost in them.
         """
-        edges, counts = self.alarms.edges, self.alarms.counts
-        allowed = fa_per_hour * self.negative_hours
-        failing = np.flatnonzero(counts > allowed)
-        if len(failing) == 0:
-            return 0.0
+        # a product of floats may fall short of the whole number that it stands for
+        allowed = fa_per_hour * self.negative_hours * (1 + 1e-9)
         # counts[i] holds up to edges[i]: the threshold must lie above the last failing edge
-        last = int(failing[-1])
-        spoiling = float(edges[last])
-        above = float(edges[last + 1]) if last + 1 < len(edges) else 1.0
-        if spoiling >= 1:
-            return None
-        hair = min((above - spoiling) / 2, _HAIR * min(spoiling, 1 - spoiling))
-        # so near to 0 or 1 that a hair is nothing, the next number still is something
-        return max(spoiling + hair, float(np.nextafter(spoiling, 1)))
+        failing = np.flatnonzero(self.alarms.counts > allowed)
+        if len(failing):
+            return _just_above(self.alarms.edges, int(failing[-1]))
+        merging = self.alarms if self.alarms.counts.any() else self.detected
+        return _just_above(merging.edges, int(np.argmax(merging.counts)) - 1)
 
     def trade_off(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return (false alarms per hour, FRR) at every threshold at which either changes."""
@@ -163,14 +172,12 @@ def listen(
     scored = {}
     for keyword, streams in positives.items():
         column = keywords.index(keyword)
+        occurrences: list[Occurrence] = []
+        for stream in streams:
+            events = onsets(scores_of(detector, stream)[:, column], refractory)
+            occurrences += _occurrences(detector, stream, events)[1]
         scored[keyword] = Scored(
-            [
-                occurrence
-                for stream in streams
-                for occurrence in _occurrences(
-                    detector, stream, onsets(scores_of(detector, stream)[:, column], refractory)
-                )[1]
-            ],
+            occurrences,
             [onsets(scores[:, column], refractory) for scores in alarms],
             samples / SAMPLE_RATE / 3600,
             _frozen(detector, keyword),
@@ -278,26 +285,28 @@ def operating_point(
     curves = [part.curve() for part in parts]
     misses = sum(curve.misses(h) for curve, h in zip(curves, used, strict=True))
     alarms = sum(curve.false_alarms(h) for curve, h in zip(curves, used, strict=True))
-    frr = wilson_interval(misses, positives)
-    rate = poisson_rate_interval(alarms, hours)
     status: Status = "unresolved" if fa_per_hour * hours < 1 else "ok"
-    row |= {
-        "frr": misses / positives,
-        "frr_low": frr.low,
-        "frr_high": frr.high,
-        "status": status,
-        "misses": misses,
-        "false_alarms": alarms,
-        "measured_fa_per_hour": alarms / hours,
-        "fa_per_hour_low": rate.low,
-        "fa_per_hour_high": rate.high,
-    }
+    row |= {"status": status, "misses": misses, "false_alarms": alarms}
+    row |= rates(misses, positives, alarms=alarms, hours=hours)
     latencies = np.concatenate([p.latencies_s(h) for p, h in zip(parts, used, strict=True)])
     if len(latencies):
         row["latency_p50_s"], row["latency_p95_s"] = (
             float(value) for value in np.percentile(latencies, [50, 95])
         )
     return row
+
+
+def rates(misses: int, positives: int, *, alarms: int, hours: float) -> dict[str, float]:
+    """Return FRR and false alarms per hour as a report names them, with 95 % intervals."""
+    frr, rate = wilson_interval(misses, positives), poisson_rate_interval(alarms, hours)
+    return {
+        "frr": misses / positives,
+        "frr_low": frr.low,
+        "frr_high": frr.high,
+        "measured_fa_per_hour": alarms / hours,
+        "fa_per_hour_low": rate.low,
+        "fa_per_hour_high": rate.high,
+    }
 
 
 def thresholds_of(

@@ -9,15 +9,18 @@ from lhotse.cut import Cut
 from lhotse.supervision import SupervisionSegment
 
 from speechkit import manifests
-from speechkit.audio import SAMPLE_RATE, write_wav
+from speechkit.audio import SAMPLE_RATE, write_audio
+from speechkit.checkpoint import model_digest
 from speechkit.errors import RequestError
-from speechkit.kws.clips import load_clips
+from speechkit.kws.clips import load_clips, load_noises
 from speechkit.kws.detector import Detector
 from speechkit.kws.mining import Alarm, find_alarms
 from speechkit.kws.rows import AMID
-from speechkit.kws.select import select
+from speechkit.kws.select import read_any, select
 
 logger = logging.getLogger(__name__)
+
+_CLAIM = "mine.json"
 
 
 def mine(
@@ -47,13 +50,33 @@ def mine(
         manifests of noise; with some, the audio is heard clean and at 5 dB.
     least_score, most
         what counts as an alarm, and how many to keep for each keyword, the highest first.
+
+    Raises
+    ------
+    RequestError
+        if no row is a negative, or the folder holds something else.
     """
     if not 0 <= least_score <= 1 or most < 1:
         raise RequestError(f"least_score {least_score}, most {most}: give 0 to 1, and at least 1")
+    if seed < 0:
+        raise RequestError(f"seed {seed}: give 0 or more")
     detector = Detector.load(model)
     selection = select(list(detector.spotter.keywords), positives=[], negatives=negatives)
+    if not selection.negatives:
+        raise RequestError("no row is a negative; false alarms are found in audio without keywords")
+    sounds = read_any(noise)
+    # numbered files of another mining would lie under this one's names
+    manifests.claim_set(
+        out,
+        {
+            "model": model_digest(model),
+            "data": selection.fingerprints() | {"noise": manifests.fingerprint(sounds)},
+            "settings": {"least_score": least_score, "most": most, "seed": seed},
+        },
+        file=_CLAIM,
+    )
     loaded = load_clips(selection.negatives, what="negatives")
-    noises = load_clips(manifests.read_all(noise), what="noise").clips if noise else []
+    noises = load_noises(sounds).clips
     alarms = find_alarms(
         detector,
         loaded.clips,
@@ -76,7 +99,7 @@ def mine(
 
 def _write(alarm: Alarm, path: Path, cuts: Mapping[str, Cut]) -> Cut:
     """Write an alarm's audio, and return a cut of it."""
-    write_wav(path, alarm.heard.audio)
+    write_audio(path, alarm.heard.audio)
     heard, core = Recording.from_file(path, recording_id=alarm.heard.id), alarm.heard.span
     cut = heard.to_cut()
     cut.id = heard.id

@@ -55,7 +55,7 @@ def find_alarms(
     snrs_db: Iterable[float | None] = (None, 5.0),
     seed: int = 0,
 ) -> list[Alarm]:
-    """Return the highest-scoring false alarms, at least 1.5 s apart, in descending order.
+    """Return each keyword's highest-scoring false alarms, at least 1.5 s apart, highest first.
 
     Parameters
     ----------

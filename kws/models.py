@@ -126,6 +126,13 @@ class Cnn(nn.Module):
     def __init__(self, config: CnnConfig, classes: int) -> None:
         super().__init__()
         self.config = config
+        pooled = (config.bands - config.first_size[1] + 1) // config.pool_bands
+        if pooled < config.second_size[1]:
+            raise RequestError(
+                f"network first_size {config.first_size}, pool_bands {config.pool_bands}: leave "
+                f"{max(0, pooled)} of {config.bands} bands, the second convolution takes "
+                f"{config.second_size[1]}; make one of them smaller"
+            )
         self.first = nn.Conv2d(1, config.filters, config.first_size, config.first_stride)
         self.pool = nn.MaxPool2d((1, config.pool_bands))
         self.second = nn.Conv2d(config.filters, config.filters, config.second_size)

@@ -5,14 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from speechkit.kws.measure import Scored, operating_point, thresholds_of
+from speechkit.kws.measure import Scored, operating_point, rates, thresholds_of
 from speechkit.kws.report import parse_snr
-from speechkit.metrics import (
-    mcnemar_test,
-    paired_difference_interval,
-    poisson_rate_interval,
-    wilson_interval,
-)
+from speechkit.metrics import mcnemar_test, paired_difference_interval
 
 ALL = "all"
 
@@ -91,9 +86,9 @@ def pooled_rows(rows: Sequence[Row]) -> list[Row]:
     for group in groups.values():
         sums = {name: _sum(group, name) for name in _COUNTS}
         status = next((r["status"] for r in group if r["status"] != "ok"), "ok")
-        rates = [row["frr"] for row in group]
+        frrs = [row["frr"] for row in group]
         row = _with_rates({**group[0], **sums, "keyword": ALL, "status": status})
-        row["mean_frr"] = None if None in rates else float(np.mean(rates))
+        row["mean_frr"] = None if None in frrs else float(np.mean(frrs))
         pooled.append(row)
     return pooled
 
@@ -109,16 +104,7 @@ def _with_rates(counts: Row) -> Row:
     misses, positives, hours = (row[n] for n in ("misses", "positives", "negative_hours"))
     if misses is None:
         return row
-    alarms = row["false_alarms"]
-    frr, rate = wilson_interval(misses, positives), poisson_rate_interval(alarms, hours)
-    row |= {
-        "frr": misses / positives,
-        "frr_low": frr.low,
-        "frr_high": frr.high,
-        "measured_fa_per_hour": alarms / hours,
-        "fa_per_hour_low": rate.low,
-        "fa_per_hour_high": rate.high,
-    }
+    row |= rates(misses, positives, alarms=row["false_alarms"], hours=hours)
     if row["only_this"] is not None:
         apart = row["only_first"], row["only_this"]
         between = paired_difference_interval(*apart, positives)

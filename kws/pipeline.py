@@ -8,7 +8,6 @@ are pooled, so that every clip is tested once, by a model that never saw it.
 import dataclasses
 import logging
 import math
-import shutil
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from speechkit.kws.detector import Detector
 from speechkit.kws.evaluate import CONDITIONS, FA_PER_HOUR, count_notes, measure_conditions
 from speechkit.kws.mining import find_alarms
 from speechkit.kws.report import (
+    PIPELINE,
     SCORES,
     Measured,
     load_scored,
@@ -33,15 +33,15 @@ from speechkit.kws.report import (
     save_scored,
     write_evaluation,
 )
-from speechkit.kws.select import Selection, select
+from speechkit.kws.select import Selection, read_any, select
 from speechkit.kws.splits import Split, decode, part
-from speechkit.kws.train import TrainConfig, train_spotter
+from speechkit.kws.spotter import Spotter
+from speechkit.kws.train import TrainConfig, new_spotter, train_spotter
 from speechkit.ranges import require
 from speechkit.reports import provenance
 
 logger = logging.getLogger(__name__)
 
-_CLAIM = "pipeline.json"
 # an alarm under this score teaches little, and more of them than this crowd the rest out
 _LEAST_SCORE = 0.1
 _MOST_ALARMS = 1000
@@ -77,6 +77,8 @@ class PipelineConfig:
         require(self, "folds", at_least=3)
         require(self, "rounds", at_least=1)
         require(self, "fa_per_hour", above=0)
+        if not self.conditions or not self.fa_per_hour:
+            raise RequestError("conditions and fa_per_hour: give at least one each")
         for condition in self.conditions:
             parse_snr(condition)
 
@@ -114,17 +116,18 @@ def run(
     if len(set(config.test_folds)) < len(config.test_folds):
         raise RequestError(f"test_folds {config.test_folds}: give each fold once")
     selection = select(keywords, positives=positives, negatives=negatives)
-    noises = list(manifests.read_all(noise)) if noise else []
-    rooms = list(manifests.read_all(rir)) if rir else []
+    new_spotter(selection.keywords, config.train)  # refuses what cannot be built, before any work
+    noises, rooms = read_any(noise), read_any(rir)
     fold_of, rule = _deal(selection, config)
     clips = decode(selection.positives, selection.negatives, noises=noises)
     data = _Data(
         clips,
-        load_clips(rooms, what="room responses").clips if rooms else [],
+        load_clips(rooms, what="room responses").clips,
         fold_of,
         _deal_noises([cut for cut in noises if cut.id not in clips.broken], fold_of, config),
     )
-    claim(out, _run(selection, noises, rooms, data, config), file=_CLAIM)
+    run = _described(selection, noises, rooms, data, config)
+    claim(out, run, file=PIPELINE)
     _write_test_manifests(selection, noises, data, config.test_folds[0], out)
     broken = data.clips.broken
     notes = [*notes, rule, *count_notes(selection.counts, broken, noise=bool(noise))]
@@ -139,6 +142,9 @@ def run(
         last = number == config.rounds - 1
         measured = _round(data, number, out, config)
         rows = rows_of(measured, model=network, targets=config.fa_per_hour)
+        if last:  # before the report, which says that all is there
+            chosen = _folder(out, config.test_folds[0], number) / "model"
+            Spotter.load(chosen).save(out / "model")
         write_evaluation(
             out if last else out / f"round-{number}",
             measured,
@@ -148,16 +154,14 @@ def run(
                 "counts": selection.counts,
                 "broken": broken,
                 "config": dataclasses.asdict(config),
-                **provenance(seed=config.train.seed, data=_fingerprints(selection)),
+                **provenance(seed=config.train.seed, data=run["data"]),
             },
             notes=notes,
         )
-    chosen = _folder(out, config.test_folds[0], config.rounds - 1) / "model"
-    shutil.copytree(chosen, out / "model", dirs_exist_ok=True)
     return rows
 
 
-def _run(
+def _described(
     selection: Selection,
     noises: Sequence[Cut],
     rooms: Sequence[Cut],
@@ -174,7 +178,7 @@ def _run(
     sounds = {"noise": manifests.fingerprint(noises), "rooms": manifests.fingerprint(rooms)}
     return {
         "config": described,
-        "data": _fingerprints(selection) | sounds,
+        "data": selection.fingerprints() | sounds,
         # audio that could not be read may be there the next time
         "broken": sorted(data.clips.broken),
     }
@@ -276,8 +280,10 @@ def _deal(selection: Selection, config: PipelineConfig) -> tuple[dict[str, int],
     speakers = {manifests.speaker_of(cut) for cut in clips} - {None}
     by = config.split_by
     fold_of = deal(kinds, config.folds, by=by, seed=config.train.seed)
-    tested = set(config.test_folds)
-    require_all(kinds, fold_of, sorted(tested | {_dev_fold(f, config.folds) for f in tested}))
+    for fold in config.test_folds:
+        dev_fold = _dev_fold(fold, config.folds)
+        training = set(range(config.folds)) - {fold, dev_fold}
+        require_all(kinds, fold_of, [{fold}, {dev_fold}, training])
     bound = sum(manifests.speaker_of(cut) is not None for cut in clips) if by == "speaker" else 0
     return fold_of, (
         f"{config.folds} folds; {bound} of {len(clips)} clips by speaker "
@@ -314,9 +320,3 @@ def _write_test_manifests(
     ):
         chosen = [c for c in cuts if c.id in ids and c.id not in data.clips.broken]
         manifests.write(chosen, out / f"{name}.jsonl.gz")
-
-
-def _fingerprints(selection: Selection) -> dict[str, str]:
-    kinds = {**selection.positives, "negatives": selection.negatives}
-    # speakers decide who is tested
-    return {name: manifests.fingerprint(cuts, speakers=True) for name, cuts in kinds.items()}

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 CLEAN = "clean"
 SCORES = "scores.npz"
+# in a folder of a recipe, from its start on
+PIPELINE = "pipeline.json"
 
 # (keyword, condition) -> one measurement, or one for each fold
 Measured = dict[tuple[str, str], list[Scored]]
@@ -136,7 +138,8 @@ def _cells(row: dict[str, Any]) -> list[object]:
         if row["latency_p50_s"] is None
         else f"{row['latency_p50_s']:.2f} s, {row['latency_p95_s']:.2f} s"
     )
-    threshold = None if row["threshold"] is None else f"{row['threshold']:.6g}"
+    # all digits: what it must exclude may lie just below it
+    threshold = None if row["threshold"] is None else repr(row["threshold"])
     return [*shown, threshold, row["threshold_from"], latency, row["status"]]
 
 
@@ -183,7 +186,7 @@ def _read(path: Path) -> Measured:
     measured: Measured = {}
     with np.load(path, allow_pickle=False) as arrays:
         for prefix in [name.removesuffix("ids") for name in arrays if name.endswith("|ids")]:
-            keyword, condition, _, _ = prefix.split("|")
+            keyword, condition, _, _ = prefix.rsplit("|", 3)
             ends = np.cumsum(arrays[prefix + "sizes"])
             # split leaves an empty part behind the last end
             columns = (

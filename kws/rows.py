@@ -11,7 +11,7 @@ from speechkit.manifests import custom_of, is_near_silent, label_of, text_in, te
 
 STREAM = "_stream_"
 # of clips without speech
-SILENT_LABELS = ("_silence_", "_noise_", "_music_")
+_SILENT_LABELS = ("_silence_", "_noise_", "_music_")
 # of a mined false alarm: labels and text of the clip that it was cut from
 AMID = "amid"
 
@@ -21,9 +21,14 @@ def normalise(text: str) -> str:
 
     A label like ``_music_`` names a kind of sound and no word, and stays as it is.
     """
-    if _names_a_sound(text):
+    if names_a_sound(text):
         return text
     return " ".join(unicodedata.normalize("NFC", text.lower()).replace("_", " ").split())
+
+
+def names_a_sound(label: str) -> bool:
+    """Say whether a label, such as ``_music_``, names a kind of sound and no word."""
+    return len(label) > 2 and label[0] == label[-1] == "_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,18 @@ def sort_rows(cuts: Iterable[Cut], keyword: str) -> Rows:
     return Rows(tuple(positives), tuple(negatives), tuple(left_out), tuple(unverified))
 
 
+def name_of(cut: Cut) -> str | None:
+    """Return what a clip is called: its label, or its text where it has none."""
+    label = label_of(cut)
+    return text_of(cut) if label is None else label
+
+
+def is_silent(cut: Cut) -> bool:
+    """Say whether a clip is named as one without speech."""
+    name = name_of(cut)
+    return name is not None and name.strip() in ("", *_SILENT_LABELS)
+
+
 def _names(cut: Cut) -> list[str]:
     """Return all that a clip is called, normalised: labels and texts of its supervisions."""
     given = [label_of(cut), text_of(cut), *custom_of(cut).get(AMID, ())]
@@ -91,13 +108,9 @@ def _names(cut: Cut) -> list[str]:
     return list(dict.fromkeys(normalise(str(name)) for name in given if name is not None))
 
 
-def _names_a_sound(label: str) -> bool:
-    return len(label) > 2 and label[0] == label[-1] == "_"
-
-
 def _holds(text: str, wanted: str) -> bool:
     """Say whether the words of a keyword stand in a text."""
-    if _names_a_sound(text):
+    if names_a_sound(text):
         return False
     keyword, words = _words(wanted), _words(text)
     # letters without case are those of scripts that may write words together

@@ -1,6 +1,6 @@
 """From manifests to what training and measuring need: positives, negatives, and their counts."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from lhotse.cut import Cut
 from speechkit import manifests
 from speechkit.audio import plain_file
 from speechkit.errors import RequestError
-from speechkit.kws.rows import Rows, normalise, sort_rows
+from speechkit.kws.rows import Rows, names_a_sound, normalise, sort_rows
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Selection:
     negatives
         clips of all manifests that hold none of the keywords.
     counts
-        keyword -> how many rows were positive, negative, left out and unverified.
+        keyword -> how many rows were positive, negative, left out and unverified; left out for one
+        keyword is also what holds another.
     """
 
     positives: dict[str, list[Cut]]
@@ -39,6 +40,11 @@ class Selection:
     def cuts(self) -> list[Cut]:
         """All clips."""
         return [cut for cuts in (*self.positives.values(), self.negatives) for cut in cuts]
+
+    def fingerprints(self) -> dict[str, str]:
+        """Say in a few digits each which clips these are, and of whom: speakers decide on folds."""
+        kinds = {**self.positives, "negatives": self.negatives}
+        return {name: manifests.fingerprint(cuts, speakers=True) for name, cuts in kinds.items()}
 
 
 def select(
@@ -60,8 +66,10 @@ def select(
         raise RequestError(
             f"keywords {', '.join(keywords) or '(none)'}: give each once, at least one"
         )
-    found = list(manifests.read_all(positives)) if positives else []
-    others = _without(list(manifests.read_all(negatives)) if negatives else [], found)
+    if sounds := [keyword for keyword in wanted if names_a_sound(keyword)]:
+        raise RequestError(f"keyword {sounds[0]}: names a kind of sound; give words to spot")
+    found = read_any(positives)
+    others = _without(read_any(negatives), found)
     rows = {keyword: sort_rows(found, keyword) for keyword in wanted}
     other_rows = {keyword: sort_rows(others, keyword) for keyword in wanted}
     for keyword, sorted_rows in rows.items():
@@ -70,14 +78,20 @@ def select(
                 f"keyword {keyword!r}: no row of the positives has it as label or text; "
                 f"they hold {_examples(found)}"
             )
+    free = [
+        *_negative_for_all(found, list(rows.values())),
+        *_negative_for_all(others, list(other_rows.values())),
+    ]
     return Selection(
         positives={keyword: list(rows[keyword].positives) for keyword in wanted},
-        negatives=[
-            *_negative_for_all(found, list(rows.values())),
-            *_negative_for_all(others, list(other_rows.values())),
-        ],
-        counts={k: _counts(rows[k], other_rows[k]) for k in wanted},
+        negatives=free,
+        counts={k: _counts(rows[k], other_rows[k], {cut.id for cut in free}) for k in wanted},
     )
+
+
+def read_any(sources: Sequence[Path] | None) -> list[Cut]:
+    """Return the cuts of manifests that need not be given."""
+    return list(manifests.read_all(sources)) if sources else []
 
 
 def free_of(cuts: Sequence[Cut], keywords: Sequence[str]) -> list[Cut]:
@@ -110,13 +124,20 @@ def _negative_for_all(cuts: Sequence[Cut], rows: Sequence[Rows]) -> list[Cut]:
     return [cut for cut in cuts if cut.id in shared]
 
 
-def _counts(rows: Rows, others: Rows) -> dict[str, float]:
-    """Count a keyword's rows; a keyword among the negatives' manifests is left out."""
+def _counts(rows: Rows, others: Rows, free: Set[str]) -> dict[str, float]:
+    """Count a keyword's rows; a keyword among the negatives' manifests is left out.
+
+    So is what is negative for this keyword and, by the ids in ``free``, not for all.
+    """
+    negatives = rows.negatives + others.negatives
     joined = Rows(
         positives=rows.positives,
-        negatives=rows.negatives + others.negatives,
-        left_out=rows.left_out + others.left_out + others.positives,
-        unverified=rows.unverified + others.unverified,
+        negatives=tuple(cut for cut in negatives if cut.id in free),
+        left_out=rows.left_out
+        + others.left_out
+        + others.positives
+        + tuple(cut for cut in negatives if cut.id not in free),
+        unverified=tuple(cut for cut in rows.unverified + others.unverified if cut.id in free),
     )
     return joined.counts()
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from lhotse.cut import Cut
 
-from speechkit import manifests
-from speechkit.kws.clips import Clip, load_clips
+from speechkit.kws.clips import Clip, load_clips, load_noises
 from speechkit.kws.dealing import NEGATIVES, deal, require_all
-from speechkit.kws.rows import SILENT_LABELS
+from speechkit.kws.rows import is_silent
 
 # a dev set is one part of so many
 _PARTS = 6
@@ -38,9 +37,9 @@ class Split:
     def fingerprints(self) -> dict[str, Any]:
         """Say in a few digits each which clips these are."""
         return {
-            "positives": {keyword: fingerprint(clips) for keyword, clips in self.positives.items()},
-            "negatives": fingerprint(self.negatives),
-            "noises": fingerprint(self.noises),
+            "positives": {k: clips_fingerprint(clips) for k, clips in self.positives.items()},
+            "negatives": clips_fingerprint(self.negatives),
+            "noises": clips_fingerprint(self.noises),
         }
 
 
@@ -65,12 +64,12 @@ def decode(
         for k, cuts in positives.items()
     }
     others = load_clips(negatives, what="negatives", decoded=decoded)
-    quiet = load_clips(noises, what="noise", decoded=decoded)
+    quiet = load_noises(noises, decoded=decoded)
     return Split(
         {keyword: loaded.clips for keyword, loaded in found.items()},
         others.clips,
         quiet.clips,
-        frozenset(cut.id for cut in negatives if manifests.label_of(cut) in SILENT_LABELS),
+        frozenset(cut.id for cut in negatives if is_silent(cut)),
         {id_: why for one in (*found.values(), others, quiet) for id_, why in one.broken.items()},
     )
 
@@ -100,7 +99,7 @@ def set_aside(
     """
     kinds = {**positives, NEGATIVES: negatives}
     fold_of = deal(kinds, _PARTS, by="speaker", seed=seed)
-    require_all(kinds, fold_of, [0, 1])
+    require_all(kinds, fold_of, [{0}, set(range(1, _PARTS))])
     dev = {id_ for id_, fold in fold_of.items() if fold == 0}
     quiet = {clip.id for clip in clips.noises}
     # a noise that is a negative too must not be trained on in one place and measured in another
@@ -114,6 +113,6 @@ def set_aside(
     )
 
 
-def fingerprint(clips: Iterable[Clip]) -> str:
+def clips_fingerprint(clips: Iterable[Clip]) -> str:
     """Say in a few digits which clips these are, whatever their order."""
     return hashlib.sha256(json.dumps(sorted(clip.id for clip in clips)).encode()).hexdigest()[:16]

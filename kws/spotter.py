@@ -19,6 +19,7 @@ from speechkit.kws.models import Cnn, build_network, count_parameters, describe_
 from speechkit.kws.packed_crnn import PackedCrnn
 from speechkit.kws.streamed_cnn import StreamedCnn
 from speechkit.kws.streamed_crnn import StreamedCrnn
+from speechkit.ranges import require
 
 BACKGROUND = "_background_"
 SILENCE = "_silence_"
@@ -44,11 +45,9 @@ class DetectionConfig:
     refractory_s: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.shift_s > 0 and self.smoothing_windows >= 1 and self.refractory_s >= 0):
-            raise RequestError(
-                f"shift_s {self.shift_s}, smoothing_windows {self.smoothing_windows}, refractory_s "
-                f"{self.refractory_s}: must be positive, at least 1, and not negative"
-            )
+        require(self, "shift_s", above=0)
+        require(self, "smoothing_windows", at_least=1)
+        require(self, "refractory_s", at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +241,7 @@ class Spotter(nn.Module):
 
     def _card(self) -> str:
         thresholds = "\n".join(
-            f"- `{keyword}`: threshold {t.value:.6g}, the lowest with at most {t.fa_per_hour:g} "
+            f"- `{keyword}`: threshold {t.value!r}, the lowest with at most {t.fa_per_hour:g} "
             f"false alarms an hour on {t.negative_hours:.2f} h of dev negatives (in several noises)"
             for keyword, t in self.config.thresholds.items()
         )

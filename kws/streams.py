@@ -21,6 +21,8 @@ _LEAD_S = 1.5
 _TAIL_S = 1.6
 # negatives are joined to streams of about this length, so that every second of them is heard
 _JOINED_S = 300.0
+# of noise, before it is given up on clips that are silent
+_DRAWS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,7 @@ def keyword_streams(
     lead, tail = round(_LEAD_S * SAMPLE_RATE), round(_TAIL_S * SAMPLE_RATE)
     for index, clip in enumerate(clips):
         rng = np.random.default_rng([seed, 0, index])
-        silence = np.zeros
-        audio = np.concatenate([silence(lead, np.float32), clip.audio, silence(tail, np.float32)])
+        audio = np.pad(clip.audio, (lead, tail))
         span = clip.span.shifted(lead)
         if snr_db is not None:
             audio = add_noise(audio, _noise(noises, len(audio), rng), snr_db=snr_db, span=span)
@@ -166,7 +167,12 @@ def _background(
 
 
 def _noise(noises: Sequence[Clip], samples: int, rng: np.random.Generator) -> Audio:
-    """Draw noise: a stretch of a random clip, or white where there is no clip."""
-    if not noises:
-        return rng.standard_normal(samples, dtype=np.float32)
-    return noises[int(rng.integers(len(noises)))].looped(samples, rng)
+    """Draw noise: a stretch of a random clip, or white where there is no clip.
+
+    Drawn anew where the stretch is digital silence, with which no SNR can be made.
+    """
+    for _ in range(_DRAWS if noises else 0):
+        noise = noises[int(rng.integers(len(noises)))].looped(samples, rng)
+        if noise.any():
+            return noise
+    return rng.standard_normal(samples, dtype=np.float32)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lhotse.cut import Cut
 
 from speechkit import frontend, manifests
 from speechkit.audio import SAMPLE_RATE
@@ -24,8 +23,8 @@ from speechkit.kws.fit import DevSet, FitConfig, fit
 from speechkit.kws.measure import Scored, listen, operating_point
 from speechkit.kws.models import network_config
 from speechkit.kws.scenes import Material, SceneConfig
-from speechkit.kws.select import free_of, select
-from speechkit.kws.splits import Split, decode, fingerprint, set_aside
+from speechkit.kws.select import free_of, read_any, select
+from speechkit.kws.splits import Split, clips_fingerprint, decode, set_aside
 from speechkit.kws.spotter import (
     BACKGROUND,
     SILENCE,
@@ -123,19 +122,23 @@ def train(
         must be its own.
     """
     selection = select(keywords, positives=positives, negatives=negatives)
-    clips = decode(selection.positives, selection.negatives, noises=_read(noise))
+    new_spotter(selection.keywords, config, init)  # refuses what cannot be, before any work
+    noises, rooms = read_any(noise), read_any(rir)
+    clips = decode(selection.positives, selection.negatives, noises=noises)
     if dev_positives and dev_negatives:
         chosen = select(keywords, positives=dev_positives, negatives=dev_negatives)
         manifests.require_apart(selection.cuts, chosen.cuts)
         training, dev = (
             clips,
-            decode(chosen.positives, chosen.negatives, noises=_read(dev_noise or noise)),
+            decode(chosen.positives, chosen.negatives, noises=read_any(dev_noise or noise)),
         )
     elif dev_positives or dev_negatives:
         raise RequestError("dev_positives and dev_negatives: give both or none")
+    elif dev_noise:
+        raise RequestError("dev_noise: without dev sets a share of noise serves; leave it out")
     else:
         training, dev = set_aside(clips, selection.positives, selection.negatives, seed=config.seed)
-    responses = load_clips(_read(rir), what="room responses").clips if rir else []
+    responses = load_clips(rooms, what="room responses").clips
     # mining may have found nothing
     alarms = [cut for source in hard or [] for cut in manifests.read(source, allow_empty=True)]
     free = free_of(alarms, keywords)
@@ -151,10 +154,9 @@ def train(
         **provenance(
             seed=config.seed,
             data={
-                "positives": manifests.fingerprint(
-                    c for v in selection.positives.values() for c in v
-                ),
-                "negatives": manifests.fingerprint(selection.negatives),
+                **selection.fingerprints(),
+                "noise": manifests.fingerprint(noises),
+                "rooms": manifests.fingerprint(rooms),
             },
         ),
     }
@@ -186,11 +188,10 @@ def train_spotter(
     clips = {
         "training": training.fingerprints(),
         "dev": None if dev is None else dev.fingerprints(),
-        "rooms": fingerprint(responses),
-        "hard": fingerprint(hard),
+        "rooms": clips_fingerprint(responses),
+        "hard": clips_fingerprint(hard),
     }
-    claim(out, _run(config, clips, init))
-    spotter = _new_spotter(list(training.positives), config, init)
+    spotter = new_spotter(list(training.positives), config, init)
     labels = spotter.config.labels
     other = labels.index(UNKNOWN if config.classes == "unknown-silence" else BACKGROUND)
     silence = labels.index(SILENCE) if config.classes == "unknown-silence" else other
@@ -211,6 +212,7 @@ def train_spotter(
         hop_s=spotter.hop_samples / SAMPLE_RATE,
         seed=config.seed,
     )
+    claim(out, _described(config, clips, init))
     progress = sys.stderr.isatty()
     if dev is None:
         return fit(spotter, batches, None, config=config.fit, out=out, progress=progress)
@@ -251,7 +253,7 @@ def _dev_streams(
     )
 
 
-def _run(config: TrainConfig, clips: dict[str, Any], init: Path | None) -> dict[str, Any]:
+def _described(config: TrainConfig, clips: dict[str, Any], init: Path | None) -> dict[str, Any]:
     """Return all that a run depends on."""
     # how many processes make the batches changes nothing in them
     fit_config = dataclasses.replace(config.fit, workers=0)
@@ -279,7 +281,14 @@ def freeze(spotter: Spotter, dev: dict[str, Scored], config: TrainConfig) -> Spo
     return spotter.with_thresholds(thresholds)
 
 
-def _new_spotter(keywords: list[str], config: TrainConfig, init: Path | None) -> Spotter:
+def new_spotter(keywords: list[str], config: TrainConfig, init: Path | None = None) -> Spotter:
+    """Return the spotter that a training starts from: untrained, or the one in ``init``.
+
+    Raises
+    ------
+    RequestError
+        if the settings cannot be built, or ``init`` is of others.
+    """
     background = (SILENCE, UNKNOWN) if config.classes == "unknown-silence" else (BACKGROUND,)
     labels = (*background, *keywords)
     if init is not None:
@@ -320,7 +329,3 @@ def _require_settings(spotter: Spotter, config: TrainConfig, init: Path) -> None
             raise RequestError(
                 f"{init}: its {name} is {found[name]}, wanted is {value}; give the same"
             )
-
-
-def _read(sources: Sequence[Path] | None) -> list[Cut]:
-    return list(manifests.read_all(sources)) if sources else []

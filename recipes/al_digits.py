@@ -25,7 +25,7 @@ from speechkit.asr.optimisation import FitConfig
 from speechkit.asr.subsampling import SubsamplingConfig
 from speechkit.asr.train import TrainConfig
 from speechkit.asr.utterances import AugmentConfig
-from speechkit.audio import SAMPLE_RATE, load_cut, write_wav
+from speechkit.audio import SAMPLE_RATE, load_cut, write_audio
 from speechkit.augment import add_noise
 from speechkit.batching import BatchConfig
 from speechkit.cli import run_recipe
@@ -109,7 +109,7 @@ def join(digits: list[Cut], count: int, out: Path) -> CutSet:
             gapped = [x for gap, cut in pairs for x in (np.zeros(gap, np.float32), load_cut(cut))]
             speech = np.concatenate(gapped)
             noise, name = rng.standard_normal(len(speech), dtype=np.float32), f"{number:05d}.wav"
-            write_wav(out / name, add_noise(speech, noise, snr_db=float(rng.uniform(*SNR_DB))))
+            write_audio(out / name, add_noise(speech, noise, snr_db=float(rng.uniform(*SNR_DB))))
             text = " ".join(manifests.text_of(cut) or "" for cut in chosen)
             rows.append({"audio_filepath": name, "text": text, "speaker": speaker})
         write_rows(out / "manifest.jsonl", rows)

@@ -102,7 +102,7 @@ def choosing(folder: Path) -> Html:
 def sound(cut: manifests.Cut, folder: Path) -> Html:
     """Return a player of a clip."""
     path = folder / "players" / f"{cut.id}.wav"
-    audio.write_wav(path, audio.load_cut(cut))
+    audio.write_audio(path, audio.load_cut(cut))
     return player(path)
 
 

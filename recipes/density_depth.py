@@ -14,10 +14,10 @@ from pathlib import Path
 from speechkit.cli import run_recipe
 from speechkit.density.generator import generated_corpus
 from speechkit.density.optimisation import FitConfig
+from speechkit.density.presets import preset
 from speechkit.density.study import noise, plot_curves, read_log, stream_sizes
 from speechkit.density.text import read_text
 from speechkit.density.train import ModelChanges, new_model, train_model
-from speechkit.presets import preset
 from speechkit.reports import markdown_table, provenance, write_report
 
 DEEP = ModelChanges(

@@ -17,11 +17,11 @@ import numpy as np
 from speechkit.cli import run_recipe
 from speechkit.density.audio import SAMPLE_RATE, mulaw_encode, read_audio
 from speechkit.density.corpus import Bytes
+from speechkit.density.memory import training_memory
 from speechkit.density.optimisation import Precision
+from speechkit.density.presets import preset as preset_of
 from speechkit.density.study import at_length, step_cost
 from speechkit.density.train import ModelChanges
-from speechkit.memory import training_memory
-from speechkit.presets import preset as preset_of
 from speechkit.reports import markdown_table, provenance, write_report
 
 GIB = 1 << 30

@@ -13,10 +13,10 @@ from pathlib import Path
 from speechkit.cli import run_recipe
 from speechkit.density.evaluate import ScoringConfig, evaluate_with
 from speechkit.density.optimisation import FitConfig, Precision
+from speechkit.density.presets import preset
 from speechkit.density.study import at_length, noise, plot_curves, step_cost
 from speechkit.density.text import read_text
 from speechkit.density.train import ModelChanges, train_model
-from speechkit.presets import preset
 from speechkit.reports import markdown_table, provenance, write_report
 
 PATTERNS = {"fixed": "Fixed(32, 8, True)", "dense": "Dense()"}

@@ -92,7 +92,7 @@ def listen(model: Path, corpus: Path, wav: Path) -> None:
         snr_db=10,
         speech_share=1.0,
     )
-    audio.write_wav(wav, stream.audio)
+    audio.write_audio(wav, stream.audio)
     ends_s = [piece.span.end / audio.SAMPLE_RATE for piece in stream.pieces]
     print(f"{KEYWORD!r} ends in {wav} at {', '.join(f'{end_s:.2f}' for end_s in ends_s)} s; heard:")
     heard = list(listen_to(Detector.load(model), audio.chunks(wav, chunk_s=0.1)))

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from speechkit import manifests
 from speechkit.audio import SAMPLE_RATE
-from speechkit.claims import claim
 from speechkit.errors import JobError, RequestError
 
 logger = logging.getLogger(__name__)
@@ -28,6 +27,7 @@ CEPSTRA = 13
 FRAME_S = 0.01
 
 _ARRAY = "mfc"
+_SOURCE_NAME = "source.json"
 # these keys have fields of their own in a cut; all others go to the supervision's `custom`
 _FIELDS = ("utt", "offset", "frames", "duration", "text", "speaker")
 
@@ -46,22 +46,24 @@ def prepare(root: Path, out: Path) -> None:
     Raises
     ------
     RequestError
-        if a file is missing, or a row lacks a key or names frames that are not there.
+        if a file is missing, or a row lacks a key or names frames that are not there, or OUT holds
+        another set.
     JobError
         if feats.npz cannot be read or holds NaN or infinity.
     """
     rows = list(_rows(root / "manifest.jsonl"))
     cepstra = _cepstra(root / "feats.npz")
     spans = [_span(row, where, len(cepstra)) for where, row in rows]
+    for (where, row), span in zip(rows, spans, strict=True):
+        if not np.isfinite(cepstra[span]).all():
+            raise JobError(f"{where}: the features of {row['utt']!r} hold NaN or infinity")
     _refuse_repeated([row["utt"] for _, row in rows], root)
+    manifests.claim_set(out, _source(root), file=_SOURCE_NAME)
     (out / manifests.CUTS_NAME).unlink(missing_ok=True)  # it says that all features are there
     cuts = []
     with NumpyFilesWriter(out / "features") as storage:
-        for number, ((where, row), span) in enumerate(zip(rows, spans, strict=True)):
-            matrix = cepstra[span].astype(np.float32)
-            if not np.isfinite(matrix).all():
-                raise JobError(f"{where}: the features of {row['utt']!r} hold NaN or infinity")
-            cuts.append(_cut(row, matrix, storage, number))
+        for number, ((_, row), span) in enumerate(zip(rows, spans, strict=True)):
+            cuts.append(_cut(row, cepstra[span].astype(np.float32), storage, number))
     manifests.write(cuts, out / manifests.CUTS_NAME)
     speakers = {cut.supervisions[0].speaker for cut in cuts} - {None}
     hours = sum(cut.duration for cut in cuts) / 3600
@@ -78,14 +80,15 @@ def read(source: Path, out: Path) -> CutSet:
     """
     if not (source / "feats.npz").is_file():
         return manifests.read(source)
-    claim(out, {path.name: _digest(path) for path in _files(source)}, file="source.json")
+    manifests.claim_set(out, _source(source), file=_SOURCE_NAME)
     if not (out / manifests.CUTS_NAME).is_file():
         prepare(source, out)
     return manifests.read(out)
 
 
-def _files(source: Path) -> list[Path]:
-    return [path for name in ("manifest.jsonl", "feats.npz") if (path := source / name).is_file()]
+def _source(folder: Path) -> dict[str, str]:
+    paths = [folder / name for name in ("manifest.jsonl", "feats.npz")]
+    return {path.name: _digest(path) for path in paths if path.is_file()}
 
 
 def _digest(path: Path) -> str:

@@ -4,8 +4,10 @@ Every failure is an `AudioError` that names the file and the reason, so that a j
 can list the bad ones and go on.
 """
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ import soundfile
 import soxr
 from numpy.typing import ArrayLike, NDArray
 
-from speechkit.errors import AudioError, RequestError
+from speechkit.errors import AudioError, JobError, RequestError
 from speechkit.files import atomic_path
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE = 16_000
 INT16_SCALE = 32_768.0
+# of files that are looked for in folders
+SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff"})
 
 # manifests round durations to milliseconds, so that a file may end this much early
 _ROUNDING_S = 0.002
@@ -65,6 +69,44 @@ def as_float(samples: ArrayLike) -> Audio:
     return audio
 
 
+def as_int16(audio: Audio) -> NDArray[np.int16]:
+    """Return floats in [-1, 1] as int16; what lies outside is clipped."""
+    scaled = np.clip(np.round(audio * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1)
+    return scaled.astype(np.int16)
+
+
+def info(path: Path | str) -> Any:
+    """Return what soundfile says of a file: ``samplerate``, ``channels``, ``frames``, ``duration``.
+
+    Raises
+    ------
+    AudioError
+        as for `load`, as far as the header tells.
+    """
+    with _open(path):
+        # as bytes, since names need not be UTF-8
+        return soundfile.info(os.fsencode(path))
+
+
+def files_below(folder: Path | str) -> list[Path]:
+    """Return the files below a folder, links followed, that are audio by their names, sorted.
+
+    Not those whose name, or whose folder's name, begins with a dot: systems leave such files beside
+    others.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    for where, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        folders[:] = [] if real in seen else [name for name in folders if name[0] != "."]
+        if real in seen:
+            continue  # by a link that leads back, say
+        seen.add(real)
+        paths = (Path(where, name) for name in names if name[0] != ".")
+        found += (p for p in paths if p.suffix.lower() in SUFFIXES and p.is_file())
+    return sorted(found)
+
+
 def load(
     path: Path | str,
     *,
@@ -87,6 +129,11 @@ def load(
     with _open(path) as file:
         start = round(offset_s * file.samplerate)
         wanted = file.frames - start if duration_s is None else round(duration_s * file.samplerate)
+        if file.frames and not 0 <= start < file.frames:
+            raise AudioError(
+                f"{path}: ends at {file.frames / file.samplerate:.3f} s, wanted is a part from "
+                f"{offset_s:.3f} s on"
+            )
         if wanted <= 0:
             raise AudioError(f"{path}: holds no samples")
         try:
@@ -201,23 +248,67 @@ class StreamResampler:
         return empty if self._stream is None else self._stream.resample_chunk(empty, last=True)
 
 
-def write_wav(path: Path | str, audio: Audio, *, sample_rate: int = SAMPLE_RATE) -> None:
-    """Write 16-bit PCM, whole or not at all; samples outside [-1, 1] are clipped."""
-    scaled = np.clip(np.round(audio * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1)
+def write_audio(path: Path | str, audio: Audio, *, sample_rate: int = SAMPLE_RATE) -> None:
+    """Write 16-bit samples as what the name ends in, .wav or .flac; whole or not at all.
+
+    Raises
+    ------
+    JobError
+        as for `writing`.
+    """
+    with writing(path, sample_rate=sample_rate) as write:
+        write(audio)
+
+
+@contextmanager
+def writing(
+    path: Path | str, *, sample_rate: int = SAMPLE_RATE
+) -> Iterator[Callable[[Audio], int]]:
+    """Yield what writes a piece of audio behind the others, and says at which sample it begins.
+
+    The file gets its name when all of it is there.
+
+    Raises
+    ------
+    JobError
+        if it cannot be written, for want of space say.
+    """
+    samples = 0
     with atomic_path(path) as temporary:
-        soundfile.write(temporary, scaled.astype(np.int16), sample_rate, subtype="PCM_16")
+        name = os.fsencode(temporary)
+        try:
+            with soundfile.SoundFile(name, "w", sample_rate, 1, "PCM_16") as file:
+
+                def write(audio: Audio) -> int:
+                    nonlocal samples
+                    file.write(as_int16(audio))
+                    samples += len(audio)
+                    return samples - len(audio)
+
+                yield write
+            # what is lost while the file is closed, soundfile does not tell
+            whole = samples == 0 or soundfile.info(name).frames == samples
+        except soundfile.LibsndfileError as error:
+            raise JobError(f"{path}: cannot be written ({_reason(error)})") from error
+        if not whole:
+            raise JobError(f"{path}: cannot be written whole; is the disk full?")
 
 
 def _open(path: Path | str) -> soundfile.SoundFile:
     path = Path(path)
-    if not path.exists():
-        raise AudioError(f"{path}: no such file")
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise AudioError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:  # of a name that no file can have
+        reason = getattr(error, "strerror", None) or _reason(error)
+        raise AudioError(f"{path}: cannot be opened ({reason})") from error
     if path.is_dir():
         raise AudioError(f"{path}: is a folder, not an audio file")
-    if path.stat().st_size == 0:
+    if status.st_size == 0:
         raise AudioError(f"{path}: is empty (0 bytes)")
     try:
-        file = soundfile.SoundFile(path)
+        file = soundfile.SoundFile(os.fsencode(path))
         _refuse_truncated(file, path)
         _refuse_endless(file, path)
         _refuse_unclosed(file, path)

@@ -7,6 +7,7 @@ a machine that detects keywords does not load what trains them.
 import difflib
 import importlib
 import inspect
+import io
 import logging
 import os
 import sys
@@ -165,6 +166,7 @@ def _guarded(job: Callable[[], int]) -> int:
     of ours.
     """
     try:
+        _ready_output()
         status = job()
         sys.stdout.flush()  # a reader that has gone shows here, not behind our back at exit
         return status
@@ -183,6 +185,15 @@ def _guarded(job: Callable[[], int]) -> int:
             raise
         print(f"speechkit: error: {' '.join(str(error).split())}", file=sys.stderr)
         return getattr(error, "exit_status", 1)
+
+
+def _ready_output() -> None:
+    """Give what a shell has closed a place to go to, and names that are no text an escape."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as we run
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -232,7 +243,13 @@ def _require_folder(out: object) -> None:
     """Refuse an ``--out`` that nothing could be written to, before any work."""
     if not isinstance(out, Path):
         return
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    try:
+        there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # a folder that may not be looked into, no name of a file
+        raise RequestError(f"--out {out}: cannot be looked for ({error}); give another") from error
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise RequestError(f"--out {out}: {there} is no folder to write to; give another")
 

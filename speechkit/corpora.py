@@ -1,21 +1,20 @@
 """Corpora in their published layouts, as cuts: one function a corpus, and the verb over them."""
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import soundfile
 from lhotse import CutSet
 from lhotse.audio import AudioSource
 from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 
 from speechkit import an4, manifests, nemo
-from speechkit.audio import file_of
-from speechkit.claims import claim
-from speechkit.errors import RequestError
+from speechkit.audio import SUFFIXES, file_of, files_below, info
+from speechkit.errors import AudioError, RequestError
 from speechkit.synthetic import SyntheticConfig
 from speechkit.synthetic import prepare as prepare_synthetic
 
@@ -24,7 +23,7 @@ logger = logging.getLogger(__name__)
 AN4 = "an4_features"
 NOISE, MUSIC, SPEECH, IMPULSE_RESPONSE = "_noise_", "_music_", "_speech_", "rir"
 
-_AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
+_CLAIM = "corpus.json"
 _SPEAKER = re.compile(r"(?P<speaker>.+)_nohash_\d+")
 _BACKGROUND = "_background_noise_"
 
@@ -72,8 +71,23 @@ def prepare(
     splits = CORPORA[corpus](root)
     if not splits:
         raise RequestError(f"root {root}: holds no audio of {corpus}; give the unpacked corpus")
-    claim(out, {"corpus": corpus}, file="corpus.json")
+    here = os.path.abspath(root)
+    manifests.claim_set(out, {"corpus": corpus, "root": here}, file=_CLAIM)
+    _name_left_out(splits, root)
     write_splits(splits, out)
+
+
+def _name_left_out(splits: Splits, root: Path) -> None:
+    taken = {os.path.abspath(str(file_of(cut))) for cuts in splits.values() for cut in cuts}
+    left = [path for path in files_below(root) if os.path.abspath(path) not in taken]
+    if left:
+        examples = ", ".join(path.relative_to(root).as_posix() for path in left[:3])
+        logger.warning(
+            "%d audio files do not lie where this corpus has its clips, left out: %s%s",
+            len(left),
+            examples,
+            ", ..." if len(left) > 3 else "",
+        )
 
 
 def write_splits(splits: Splits, out: Path) -> None:
@@ -107,11 +121,7 @@ def prepare_speech_commands(root: Path) -> Splits:
             "validation_list.txt, testing_list.txt and a folder for each word",
             "Google Speech Commands (v0.01 or v0.02, from its authors' or TensorFlow's storage)",
         )
-    split_of = {
-        name: split
-        for split, path in lists.items()
-        for name in path.read_text(encoding="utf-8").split()
-    }
+    split_of = {name: split for split, path in lists.items() for name in _listed(path)}
     rows: dict[str, list[Row]] = {"train": [], "valid": [], "test": [], "noise": []}
     for row in _word_rows(root):
         rows[split_of.get(row["audio_filepath"], "train")].append(row)
@@ -141,7 +151,7 @@ def prepare_musan(root: Path) -> Splits:
     if not all((root / part).is_dir() for part in labels):
         raise _layout(root, "the folders music, speech and noise", "MUSAN (OpenSLR 17)")
     rows = {
-        part: [_row(path, root, label) for path in _waves(root / part)]
+        part: [_row(path, root, label) for path in files_below(root / part)]
         for part, label in labels.items()
     }
     return _splits(rows, root)
@@ -154,13 +164,14 @@ def prepare_rir_noises(root: Path) -> Splits:
     if not all(folder.is_dir() for folder in (simulated, real, point)):
         folders = ", ".join(folder.name for folder in (point, real, simulated))
         raise _layout(root, f"the folders {folders}", "RIRS_NOISES (OpenSLR 28)")
+    recorded = files_below(real)
     rows = {
-        "sim_rir": [_row(path, root, IMPULSE_RESPONSE) for path in _waves(simulated)],
+        "sim_rir": [_row(path, root, IMPULSE_RESPONSE) for path in files_below(simulated)],
         "real_rir": [
-            _row(path, root, IMPULSE_RESPONSE) for path in _waves(real) if "noise" not in path.stem
+            _row(path, root, IMPULSE_RESPONSE) for path in recorded if "noise" not in path.stem
         ],
-        "iso_noise": [_row(path, root, NOISE) for path in _waves(real) if "noise" in path.stem],
-        "point_noise": [_row(path, root, NOISE) for path in _waves(point)],
+        "iso_noise": [_row(path, root, NOISE) for path in recorded if "noise" in path.stem],
+        "point_noise": [_row(path, root, NOISE) for path in files_below(point)],
     }
     splits = _splits(rows, root)
     if "real_rir" in splits:
@@ -172,8 +183,8 @@ def _of_first_microphone(cut: Cut) -> Cut:
     """Return a response as the first of its microphones heard it: the mean of several is a comb."""
     path = file_of(cut)
     try:
-        channels = 1 if path is None else soundfile.info(path).channels
-    except (soundfile.LibsndfileError, TypeError):
+        channels = 1 if path is None else info(path).channels
+    except AudioError:
         return cut  # it was named already, and loading refuses it
     if channels == 1:
         return cut
@@ -190,19 +201,31 @@ CORPORA: dict[str, Callable[[Path], Splits]] = {
 }
 
 
+def _listed(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path}: is no UTF-8 text ({error})") from error
+
+
 def _layout(root: Path, expected: str, source: str) -> RequestError:
     return RequestError(f"root {root}: expected {expected}; give the unpacked folder of {source}")
 
 
 def _audio_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if path.suffix.lower() in _AUDIO_SUFFIXES)
+    return sorted(
+        path for path in folder.glob("[!.]*") if path.suffix.lower() in SUFFIXES and path.is_file()
+    )
 
 
 def _word_rows(root: Path) -> Iterable[Row]:
     for folder in sorted(root.iterdir()):
         if not folder.is_dir() or folder.name == _BACKGROUND or folder.name.startswith("."):
             continue
-        for path in _audio_files(folder):
+        paths = _audio_files(folder)
+        if not paths:
+            logger.warning("%s: holds no audio file, so there is no such word", folder)
+        for path in paths:
             match = _SPEAKER.fullmatch(path.stem)
             yield {
                 "audio_filepath": path.relative_to(root).as_posix(),
@@ -210,10 +233,6 @@ def _word_rows(root: Path) -> Iterable[Row]:
                 "label": folder.name,
                 "speaker": match["speaker"] if match else None,
             }
-
-
-def _waves(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*.wav"))
 
 
 def _row(path: Path, root: Path, label: str) -> Row:
@@ -227,7 +246,7 @@ def _row(path: Path, root: Path, label: str) -> Row:
 def _splits(rows: dict[str, list[Row]], root: Path) -> Splits:
     """Return the cuts of each split that has any."""
     # rows name their audio relative to the root, as those of a manifest in it would
-    here = (root / "manifest.jsonl").absolute()
+    here = Path(os.path.abspath(root)) / "manifest.jsonl"
     return {
         split: CutSet.from_cuts(nemo.to_cuts(enumerate(of_split, start=1), here))
         for split, of_split in rows.items()

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -10,17 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 from lhotse.cut import Cut
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from speechkit import manifests
-from speechkit.audio import SAMPLE_RATE, Audio, chunks, file_of, load, load_cut, plain_file
+from speechkit.audio import (
+    SAMPLE_RATE,
+    Audio,
+    chunks,
+    file_of,
+    info,
+    load,
+    load_cut,
+    plain_file,
+)
 from speechkit.errors import AudioError
 from speechkit.ranges import require
-from speechkit.reports import markdown_table, provenance, write_report
+from speechkit.reports import console_for_tables, markdown_table, provenance, write_report
 from speechkit.stored_features import load_features, stored_form
 
 # in the order of the table: what makes a clip unusable first
@@ -190,9 +197,11 @@ def _pieces(cut: Cut) -> Iterator[Audio]:
     if path is None:
         yield load_cut(cut, sample_rate=cut.sampling_rate)
         return
-    info = soundfile.info(path)
-    rate = info.samplerate
-    first, last = round(cut.start * rate), min(round(cut.end * rate), info.frames)
+    header = info(path)
+    rate = header.samplerate
+    first, last = round(cut.start * rate), min(round(cut.end * rate), header.frames)
+    if first >= header.frames:
+        return  # named as a finding of the header
     size = round(_PIECE_S * rate)
     for start in range(first, max(last, first + 1), size):
         length = min(size, last - start)
@@ -204,14 +213,14 @@ def _header_findings(cut: Cut, sample_rate: int, limits: Limits) -> list[Finding
     if path is None:
         return []
     next(chunks(path, chunk_s=0.1))  # its errors say more than those of soundfile
-    info = soundfile.info(path)
+    header = info(path)
     found = []
-    if info.samplerate != sample_rate:
-        found.append(Finding("rate", cut.id, f"{info.samplerate} Hz, not {sample_rate} Hz"))
-    elif info.samplerate != cut.sampling_rate:
-        detail = f"{info.samplerate} Hz, not {cut.sampling_rate} Hz as in the manifest"
+    if header.samplerate != sample_rate:
+        found.append(Finding("rate", cut.id, f"{header.samplerate} Hz, not {sample_rate} Hz"))
+    elif header.samplerate != cut.sampling_rate:
+        detail = f"{header.samplerate} Hz, not {cut.sampling_rate} Hz as in the manifest"
         found.append(Finding("rate", cut.id, detail))
-    length_s = info.frames / info.samplerate
+    length_s = header.frames / header.samplerate
     whole = cut.start == 0 and cut.duration == cut.recording.duration
     excess_s = length_s - cut.end
     if excess_s < -limits.duration_tolerance_s or (
@@ -234,7 +243,7 @@ def _feature_findings(cut: Cut) -> list[Finding]:
 
 
 def _unreadable(cut: Cut, error: AudioError) -> Finding:
-    reason = str(error).removeprefix(f"{plain_file(cut)}: ")
+    reason = str(error).removeprefix(f"{file_of(cut)}: ").removeprefix(f"{cut.id}: ")
     marks = {"no such file": "missing", "is empty": "empty", "holds no samples": "empty"}
     marks["holds NaN"] = "nan"
     kind = next((kind for mark, kind in marks.items() if reason.startswith(mark)), "broken")
@@ -242,7 +251,9 @@ def _unreadable(cut: Cut, error: AudioError) -> Finding:
 
 
 def _level_findings(cut: Cut, level: Level, limits: Limits) -> list[Finding]:
-    found = []
+    found: list[Finding] = []
+    if not level.samples:
+        return found
     share = level.clipped / level.samples
     if level.clipped >= 2 and share >= limits.clipped_share:
         found.append(Finding("clipped", cut.id, f"{share:.2%} of the samples are at full scale"))
@@ -316,8 +327,7 @@ def _summary(findings: list[Finding], clips: int) -> str:
 
 
 def _show(findings: list[Finding], clips: int) -> None:
-    # a pipe has no width of its own, and the default of 80 columns would break file names
-    console = Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False)
+    console = console_for_tables()
     if findings:
         table = Table("finding", "clip", "detail")
         for finding in findings[:_ROWS_ON_CONSOLE]:

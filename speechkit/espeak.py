@@ -8,6 +8,7 @@ and makes equal calls give equal samples, whatever was spoken before.
 
 import ctypes
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -206,6 +207,8 @@ def _synthesize(
     marks: list[_Mark] = []
 
     def collect(samples: Any, count: int, events: Any) -> int:
+        if interrupted:
+            return 1  # speak no further
         if count > 0:
             blocks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
         for event in events:
@@ -227,10 +230,31 @@ def _synthesize(
     for parameter, value in settings.items():
         library.espeak_SetParameter(parameter, value, 0)
     data = text.encode() + b"\0"
-    status = library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 1, 0, _UTF8, None, None)
-    if status != 0 or library.espeak_Synchronize() != 0:
+    with _noting_interrupts() as interrupted:
+        status = library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 1, 0, _UTF8, None, None)
+        status = status or library.espeak_Synchronize()
+    if status != 0:
         raise JobError(f"espeak-ng cannot speak {text!r} as {voice.name} (status {status})")
     return library.espeak_ng_GetSampleRate(), np.concatenate(blocks), marks
+
+
+@contextmanager
+def _noting_interrupts() -> Iterator[list[int]]:
+    """Keep interrupts back until the end: ctypes drops what is raised while C calls Python.
+
+    The speech would lack a block, and nobody would know.
+    """
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted  # signals are handled in the main one
+        return
+    former = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, former)
+    if noted:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _words(text: str, marks: list[_Mark], rate_hz: int, loud: NDArray[np.bool_]) -> list[Word]:

@@ -125,7 +125,11 @@ class FrontendStream:
         AudioError
             if the chunk is not one-dimensional, is no audio, or holds NaN.
         """
-        samples = as_float(chunk.detach().cpu().numpy() if isinstance(chunk, Tensor) else chunk)
+        if isinstance(chunk, Tensor):
+            chunk = chunk.detach().cpu()
+            # NumPy lacks some of torch's floats
+            chunk = (chunk.float() if chunk.is_floating_point() else chunk).numpy()
+        samples = as_float(chunk)
         return self._take(self._resampler.push(samples))
 
     def flush(self) -> Tensor:

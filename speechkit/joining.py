@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from lhotse import AudioSource, CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.cut import Cut
 from lhotse.supervision import AlignmentItem
 
 from speechkit import manifests
-from speechkit.audio import INT16_SCALE, SAMPLE_RATE, Audio, load_cut
+from speechkit.audio import SAMPLE_RATE, Audio, load_cut, writing
 from speechkit.errors import RequestError
-from speechkit.files import atomic_path
 from speechkit.seeds import seed_of
 
 logger = logging.getLogger(__name__)
@@ -204,16 +202,12 @@ def _write(parts: list[_Part], path: Path, config: JoinConfig) -> tuple[MonoCut,
     rng = np.random.default_rng(seed_of("gaps", config.seed, path.name))
     rate = config.sample_rate
     spans: list[tuple[int, int]] = []
-    with (
-        atomic_path(path) as temporary,
-        soundfile.SoundFile(temporary, "w", rate, 1, "PCM_16") as file,
-    ):
+    with writing(path, sample_rate=rate) as write:
         for part in parts:
-            _append(file, _gap(round(part.gap_s * rate), rng, config.gap_dbfs))
+            write(_gap(round(part.gap_s * rate), rng, config.gap_dbfs))
             audio = _faded(load_cut(part.cut, sample_rate=rate), round(_FADE_S * rate))
-            spans.append((file.tell(), len(audio)))
-            _append(file, audio)
-        samples = file.tell()
+            spans.append((write(audio), len(audio)))
+    samples = sum(spans[-1])
     recording = Recording(
         id=path.stem,
         sources=[AudioSource(type="file", channels=[0], source=str(path.absolute()))],
@@ -226,11 +220,6 @@ def _write(parts: list[_Part], path: Path, config: JoinConfig) -> tuple[MonoCut,
         for number, (part, (start, length)) in enumerate(zip(parts, spans, strict=True))
     ]
     return _whole(recording, clips), clips
-
-
-def _append(file: soundfile.SoundFile, audio: Audio) -> None:
-    scaled = np.clip(np.round(audio * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1)
-    file.write(scaled.astype(np.int16))
 
 
 def _gap(samples: int, rng: np.random.Generator, level_dbfs: float | None) -> Audio:

@@ -1,7 +1,6 @@
 """The verbs of ``speechkit kernels``: do the kernels compute the right thing here, and how fast."""
 
 import logging
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from speechkit.errors import JobError, RequestError
@@ -19,7 +17,7 @@ from speechkit.kernels import bench as measuring
 from speechkit.kernels import bench_profile, bench_speed, conformance, dispatch
 from speechkit.kernels import retune as retuning
 from speechkit.kernels.encoding import decode
-from speechkit.reports import markdown_table, provenance, write_report
+from speechkit.reports import console_for_tables, markdown_table, provenance, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -336,13 +334,12 @@ def _require_device(device: str) -> None:
 
 
 def _show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False)
     table = Table(title=title, title_justify="left")
     for name in header:
         table.add_column(name)
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    console_for_tables().print(table)
 
 
 def _ms(seconds: float | None) -> str:

@@ -8,10 +8,11 @@ import gzip
 import hashlib
 import json
 import logging
+import math
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -120,11 +121,22 @@ def import_manifest(manifest: Path, *, out: Path) -> None:
         if the folder holds clips of another manifest.
     """
     cuts = read(manifest)
-    if (out / CUTS_NAME).is_file() and not (out / _IMPORT_NAME).is_file():
-        raise RequestError(f"{out / CUTS_NAME}: is no import; give another folder to --out")
-    claim(out, {"manifest": fingerprint(cuts, speakers=True)}, file=_IMPORT_NAME)
+    claim_set(out, {"manifest": fingerprint(cuts, speakers=True)}, file=_IMPORT_NAME)
     write(cuts, out / CUTS_NAME)
     logger.info("%s: %s", out / CUTS_NAME, summary(cuts))
+
+
+def claim_set(out: Path, source: Mapping[str, Any], *, file: str) -> None:
+    """Take a folder for the data set that is made of ``source``, as `claim` takes one for a run.
+
+    Raises
+    ------
+    RequestError
+        if the folder holds another one.
+    """
+    if (out / CUTS_NAME).is_file() and not (out / file).is_file():
+        raise RequestError(f"{out / CUTS_NAME}: comes from elsewhere; give another folder to --out")
+    claim(out, source, file=file)
 
 
 def summary(cuts: CutSet) -> str:
@@ -295,7 +307,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Row]]:
                     if not isinstance(row, dict):
                         raise RequestError(f"{path}, line {number}: is no JSON object")
                     yield number, row
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits among them
         raise RequestError(f"{path}, line {number}: is no JSON ({error})") from error
     except (OSError, EOFError, zlib.error) as error:
         raise RequestError(f"{path}: cannot be read ({error})") from error
@@ -341,12 +353,25 @@ def _with_paths(value: Any, change: Callable[[str], str]) -> Any:
     return changed
 
 
+def _refuse_odd(cut: Cut) -> None:
+    """Refuse values that lhotse takes, and that break whoever computes with them."""
+    rate = cut.sampling_rate if cut.has_recording else 1
+    for name, value in (("duration", cut.duration), ("sampling_rate", rate)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} {value!r}")
+    for one in cut.supervisions:
+        if not isinstance(one.speaker, str | None):
+            raise ValueError(f"speaker {one.speaker!r}")
+
+
 def _read_cuts(rows: list[tuple[int, Row]], path: Path) -> list[Cut]:
     cuts: list[Cut] = []
     for number, row in rows:
         try:
             resolved = _with_paths(row, lambda name: str(path.parent / name))
-            cuts.extend(CutSet.from_dicts([resolved]))
+            cut = next(iter(CutSet.from_dicts([resolved])))
+            _refuse_odd(cut)
+            cuts.append(cut)
         except Exception as error:
             # lhotse raises many unrelated types here, all of which mean the same to a caller
             raise RequestError(f"{path}, line {number}: is no lhotse cut ({error})") from error

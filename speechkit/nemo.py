@@ -5,7 +5,6 @@ A row has `audio_filepath`, and where known `duration`, `offset`, `sample_rate`,
 """
 
 import logging
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ Row = dict[str, Any]
 
 # these keys have fields of their own in a cut; all others go to the supervision's `custom`
 _FIELDS = ("audio_filepath", "duration", "offset", "sample_rate", "text", "speaker", "start", "end")
+# beyond these a row is mistaken: a rate is in samples a second, a length in seconds (30 years)
+_FASTEST, _LONGEST_S = 10_000_000, 1e9
 _FEATURE_KEYS = ("feats", "features", "feature_path", "frames", "utt")
 
 
@@ -80,8 +81,10 @@ def _clip(row: Row, where: str, folder: Path) -> _Clip:
     duration_s, rate, frames = _seconds(row, "duration", where), row.get("sample_rate"), 0
     if duration_s is None or rate is None:
         rate, frames = _header(audio, rate)
-    if not isinstance(rate, int) or rate <= 0:
-        raise RequestError(f"{where}: sample_rate {rate!r} must be a positive whole number")
+    if type(rate) is not int or not 0 < rate <= _FASTEST:
+        raise RequestError(
+            f"{where}: sample_rate {rate!r} must be a whole number from 1 to {_FASTEST}"
+        )
     start = round((_seconds(row, "offset", where) or 0.0) * rate)
     length = frames - start if duration_s is None else round(duration_s * rate)
     if length < 1:
@@ -113,7 +116,8 @@ def _supervision(row: Row, where: str, duration_s: float) -> Row:
         "start": start_s,
         "duration": end_s - start_s,
         "text": text,
-        "speaker": None if speaker is None else str(speaker),
+        # all clips of an empty one would be of one speaker
+        "speaker": None if speaker is None else str(speaker).strip() or None,
         "custom": custom,
     }
 
@@ -151,20 +155,22 @@ def _seconds(row: Row, key: str, where: str) -> float | None:
     if value is None:
         return None
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 <= value < math.inf:
-        raise RequestError(f"{where}: {key} {value!r} must be a number of seconds, 0 or more")
+    if not number or not 0 <= value <= _LONGEST_S:
+        raise RequestError(
+            f"{where}: {key} {value!r} must be a number of seconds, from 0 to {_LONGEST_S:g}"
+        )
     return float(value)
 
 
 def _header(audio: Path, rate: Any) -> tuple[Any, int]:
     """Return (sample rate, samples) of a file; of an unreadable one, a usable rate and 0."""
     try:
-        info = soundfile.info(audio)
-    except (soundfile.LibsndfileError, TypeError):
+        header = soundfile.info(os.fsencode(audio))
+    except (soundfile.LibsndfileError, TypeError, UnicodeError):
         logger.warning("%s: missing or unreadable", audio)
         return (SAMPLE_RATE if rate is None else rate), 0
     # beyond that a length is made up, which loading refuses
-    return info.samplerate, info.frames if info.frames <= MOST_FRAMES else 0
+    return header.samplerate, header.frames if header.frames <= MOST_FRAMES else 0
 
 
 def _file_id(name: str, audio: Path, folder: Path) -> str:

@@ -1,7 +1,7 @@
 """The options of a verb: its function's parameters, from the command line and from YAML.
 
 The signature gives names, types and defaults, the docstring the help. A configuration dataclass
-becomes one option a field (``--scene.snr-db [0,20]``; just ``--snr-db`` if the parameter is called
+becomes one option a field (``--scenes.snr-db [0,20]``; just ``--snr-db`` if the parameter is called
 ``config``), a list takes plain values (``--snr 10 5``), a bool is a switch (``--fast``,
 ``--no-fast``).
 """
@@ -179,6 +179,8 @@ def _message(error: ArgumentError, parser: _Parser) -> str:
     if unknown := re.search(r"unrecognized arguments:.*?(--[\w.-]+)", text):
         close = difflib.get_close_matches(unknown[1], options, n=1)
         return text + "".join(f"; did you mean {option}?" for option in close)
+    if dashed := re.search(r"Option '([\w.]*-[\w.-]*)' is not accepted", text):
+        return f"{text}; in a file it is written {dashed[1].replace('-', '_')}"
     head, required, missing = text.partition("arguments are required: ")
     if required:
         names = [name.replace("_", "-") for name in missing.split(", ")]

@@ -37,6 +37,8 @@ def require(
                 and (at_most is None or number <= at_most)
             ):
                 allowed = _phrase(above, at_least, below, at_most)
+                if math.isinf(number):
+                    allowed += ", and no infinity"
                 raise RequestError(f"{name} {_shown(value)}: give {allowed}")
 
 

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from speechkit import __version__
 from speechkit.files import write_json, write_text
 
@@ -51,6 +53,12 @@ def write_report(out: Path, report: Mapping[str, Any], markdown: str) -> None:
     """Write ``OUT/report.md`` and then ``OUT/report.json``, whose presence marks completion."""
     write_text(out / "report.md", markdown.rstrip() + "\n")
     write_json(out / "report.json", report)
+
+
+def console_for_tables() -> Console:
+    """Return standard output for tables, whose cells are taken as they are."""
+    # a pipe has no width of its own, and the default of 80 columns would break file names
+    return Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

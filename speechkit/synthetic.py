@@ -27,7 +27,7 @@ from lhotse.supervision import AlignmentItem
 
 from speechkit import manifests
 from speechkit.acoustics import NOISES, T60_S, babble, noise, room_impulse_response
-from speechkit.audio import SAMPLE_RATE, Audio, write_wav
+from speechkit.audio import SAMPLE_RATE, Audio, write_audio
 from speechkit.claims import claim
 from speechkit.errors import JobError, RequestError
 from speechkit.espeak import phonemes, speak
@@ -69,6 +69,10 @@ class SyntheticConfig:
         how many near-sounding phrases; none contains the keyword.
     negative_hours
         of sentences without the keywords, over all splits (within some percent).
+    dev_share, test_share
+        of voices and clips; the rest is for training.
+    seed
+        of everything that is drawn; equal configurations give equal bytes.
     workers
         processes; the result does not depend on it.
     """
@@ -337,5 +341,5 @@ def _write_rooms(folder: Path, config: SyntheticConfig) -> None:
 def _write_plain(folder: Path, id_: str, audio: Audio, custom: dict[str, Any]) -> MonoCut:
     """Write audio without speech; its cut has no supervision, which a mix would inherit."""
     path = folder / "audio" / f"{id_}.flac"
-    write_wav(path, audio)
+    write_audio(path, audio)
     return _plain_cut(id_, path, len(audio), custom=custom)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechkit.audio import SAMPLE_RATE, Audio, write_wav
+from speechkit.audio import SAMPLE_RATE, Audio, write_audio
 from speechkit.espeak import Utterance, Voice, Word, speak
 from speechkit.files import write_json
 
@@ -146,7 +146,7 @@ def render(clips: Sequence[Clip], out: Path, part: Path) -> None:
         utterance = speak(clip.text, clip.voice)
         lead = round(clip.lead_s * SAMPLE_RATE)
         audio = np.pad(_leveled(utterance, clip.level_db), (lead, round(clip.tail_s * SAMPLE_RATE)))
-        write_wav(out / clip.path, audio)  # FLAC, by the name
+        write_audio(out / clip.path, audio)  # FLAC, by the name
         rows.append(
             [
                 len(audio),

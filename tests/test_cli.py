@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from speechkit import cli, options
-from speechkit.audio import write_wav
+from speechkit.audio import write_audio
 from speechkit.errors import AudioError, JobError, RequestError
 
 ROOT = Path(__file__).parents[1]
@@ -397,7 +397,7 @@ def test_quick_help_imports_nothing_heavy(arguments):
 
 
 def test_the_command_from_end_to_end(tmp_path, rng):
-    write_wav(tmp_path / "a.wav", rng.uniform(-0.3, 0.3, 16000).astype("float32"))
+    write_audio(tmp_path / "a.wav", rng.uniform(-0.3, 0.3, 16000).astype("float32"))
     (tmp_path / "m.jsonl").write_text('{"audio_filepath": "a.wav", "label": "go"}\n')
     command = ["-m", "speechkit", "data"]
     done = run(*command, "import", tmp_path / "m.jsonl", "--out", tmp_path / "out")

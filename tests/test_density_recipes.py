@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from speechkit.audio import write_wav
+from speechkit.audio import write_audio
 from speechkit.density.artifact import Artifact
 from tests.test_recipes import load, run
 
@@ -66,7 +66,7 @@ def test_imagenet64(tmp_path, rng, capsys):
 def test_music(tmp_path, rng, capsys):
     for index in range(12):
         sound = rng.uniform(-0.3, 0.3, 600).astype(np.float32)
-        write_wav(tmp_path / "sounds" / f"{index}.wav", sound, sample_rate=12_000)
+        write_audio(tmp_path / "sounds" / f"{index}.wav", sound, sample_rate=12_000)
     words = ["--data", tmp_path / "sounds", "--out", tmp_path / "out"]
     source = ["--source.cache", tmp_path / "cache", "--source.valid-fraction", 0.3]
     recipe = load("density_music").density_music

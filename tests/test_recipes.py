@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from speechkit import manifests
-from speechkit.audio import write_wav
+from speechkit.audio import write_audio
 from speechkit.cli import run_recipe
 from speechkit.errors import RequestError
 from speechkit.kws.detector import Detector
@@ -70,7 +70,7 @@ def test_speech_commands(tmp_path, capsys):
     for word in (*recipe.COMMANDS, "bed", "_silence_"):
         for index in range(5):
             name = f"{word}/{index}.wav"
-            write_wav(tmp_path / name, beeps(*rng.uniform(300, 4000, 2), rng=rng))
+            write_audio(tmp_path / name, beeps(*rng.uniform(300, 4000, 2), rng=rng))
             rows.append({"audio_filepath": name, "label": word, "speaker": f"s{index}"})
     manifest = tmp_path / "words.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -95,7 +95,7 @@ def write_words(folder, texts, speakers, *, clips=1):
         for text in texts:
             for index in range(clips):
                 name = f"{speaker}-{text.replace(' ', '_')}-{index}.wav"
-                write_wav(folder / name, 0.1 * rng.standard_normal(12_000, dtype=np.float32))
+                write_audio(folder / name, 0.1 * rng.standard_normal(12_000, dtype=np.float32))
                 rows.append({"audio_filepath": name, "text": text, "speaker": speaker})
     manifest = folder / "manifest.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -241,7 +241,9 @@ def test_active_learning_on_digits(tmp_path):
     rng = np.random.default_rng(0)
     rows = []
     for index in range(20):
-        write_wav(tmp_path / f"{index}.wav", beeps(*rng.uniform(300, 4000, 2), rng=rng)[4800:-4800])
+        write_audio(
+            tmp_path / f"{index}.wav", beeps(*rng.uniform(300, 4000, 2), rng=rng)[4800:-4800]
+        )
         rows.append({"audio_filepath": f"{index}.wav", "text": ["one", "two"][index % 2]})
         rows[-1]["speaker"] = f"s{index % 4 // 2}"
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -264,7 +266,9 @@ def test_active_learning_on_commands(tmp_path):
     rng = np.random.default_rng(0)
     rows = []
     for index in range(90):
-        write_wav(tmp_path / f"{index}.wav", beeps(*rng.uniform(300, 4000, 2), rng=rng)[4800:-4800])
+        write_audio(
+            tmp_path / f"{index}.wav", beeps(*rng.uniform(300, 4000, 2), rng=rng)[4800:-4800]
+        )
         spoken = {"label": ["yes", "no", "tree"][index % 3], "speaker": f"s{index // 2}"}
         silent = {"label": "_silence_", "speaker": None}
         rows.append({"audio_filepath": f"{index}.wav"} | (spoken if index < 70 else silent))

@@ -17,7 +17,6 @@ from speechkit.errors import RequestError
 SAMPLE_RATE = 12_000
 
 _MU = 255
-_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff"})
 _MANIFESTS = ("cuts.jsonl.gz", "cuts.jsonl", "manifest.jsonl")
 
 Reader = Callable[[str], Iterator[Bytes]]
@@ -103,15 +102,15 @@ def mulaw_decode(levels: Bytes) -> audio.Audio:
 
 def write_wav(path: Path, levels: Bytes, *, sample_rate: int = SAMPLE_RATE) -> None:
     """Write mu-law bytes (samples,) as a 16-bit WAV, whole or not at all."""
-    audio.write_wav(path, mulaw_decode(levels), sample_rate=sample_rate)
+    audio.write_audio(path, mulaw_decode(levels), sample_rate=sample_rate)
 
 
 def _from_folder(source: Path, config: AudioConfig) -> tuple[list[str], Reader, Any]:
-    found = sorted(p for p in source.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    found = audio.files_below(source)
     if not found:
+        names = ", ".join(sorted(audio.SUFFIXES))
         raise RequestError(
-            f"{source}: holds no audio ({', '.join(sorted(_SUFFIXES))}); give a folder with audio "
-            "or a manifest"
+            f"{source}: holds no audio ({names}); give a folder with audio or a manifest"
         )
     files = {path.relative_to(source).as_posix(): path for path in found}
 

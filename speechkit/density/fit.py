@@ -34,9 +34,9 @@ from speechkit.density.optimisation import (
     parameter_groups,
     rate,
 )
+from speechkit.density.presets import Recipe
 from speechkit.density.scoring import score, share, spread, total
 from speechkit.errors import JobError, RequestError, is_out_of_memory
-from speechkit.presets import Recipe
 from speechkit.seeds import seed_of
 from speechkit.training import (
     make_trainer,

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from speechkit.density.corpus import Corpus
 from speechkit.density.model import DensityModel
+from speechkit.density.presets import Recipe
 from speechkit.errors import RequestError
-from speechkit.presets import Recipe
 from speechkit.ranges import require
 
 Precision = Literal["32", "bf16", "16"]

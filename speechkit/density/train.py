@@ -15,10 +15,10 @@ from speechkit.density.corpus import Corpus
 from speechkit.density.fit import Plan, fit
 from speechkit.density.model import DensityConfig, DensityModel
 from speechkit.density.optimisation import FitConfig, total_steps
+from speechkit.density.presets import preset as preset_of
 from speechkit.density.sources import CorpusName, SourceConfig, open_corpus
 from speechkit.files import write_json
 from speechkit.initialisation import Reading
-from speechkit.presets import preset as preset_of
 from speechkit.reports import provenance
 from speechkit.seeds import seed_of
 

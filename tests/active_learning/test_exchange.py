@@ -12,7 +12,7 @@ from speechkit.active_learning.blocks import commit, cut_blocks, finish
 from speechkit.active_learning.exchange import export, import_labels
 from speechkit.active_learning.jsonl import read_rows, write_rows
 from speechkit.active_learning.select import read_selection, select
-from speechkit.audio import load, write_wav
+from speechkit.audio import load, write_audio
 from speechkit.errors import JobError, RequestError
 
 COUNT = 6
@@ -22,7 +22,7 @@ COUNT = 6
 def pool(tmp_path):
     """Six clips that are parts of one file, one broken, with scores."""
     rng = np.random.default_rng(0)
-    write_wav(tmp_path / "pool/long.wav", rng.normal(0, 0.1, 16000 * COUNT).astype(np.float32))
+    write_audio(tmp_path / "pool/long.wav", rng.normal(0, 0.1, 16000 * COUNT).astype(np.float32))
     rows = [
         {"audio_filepath": "long.wav", "duration": 1.0, "offset": float(i), "sample_rate": 16000}
         | {"text": f"the truth {i}", "speaker": f"s{i % 2}", "label": "x", "text_norm": "truth"}
@@ -392,7 +392,7 @@ def test_a_segment_without_its_text_is_named(pool, selection, caplog):
 
 
 def test_mixed_and_bare_cuts_take_labels(tmp_path):
-    write_wav(tmp_path / "a.wav", np.zeros(16000, dtype=np.float32))
+    write_audio(tmp_path / "a.wav", np.zeros(16000, dtype=np.float32))
     write_rows(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav"}])
     (cut,) = manifests.read(tmp_path / "m.jsonl")
     bare = cut.drop_supervisions().with_id("bare")

@@ -10,7 +10,7 @@ from speechkit.active_learning.annotations import TextRules, read_labels
 from speechkit.active_learning.exchange import import_labels
 from speechkit.active_learning.jsonl import write_rows
 from speechkit.active_learning.labelling import Labelling
-from speechkit.audio import load, write_wav
+from speechkit.audio import load, write_audio
 from speechkit.errors import AudioError, RequestError
 
 COUNT = 4
@@ -20,7 +20,7 @@ def make_selection(folder):
     """Write a selection of four clips of a second, the third of them broken."""
     rng = np.random.default_rng(0)
     for i in range(COUNT):
-        write_wav(folder / f"pool/{i}.wav", rng.normal(0, 0.1, 16000).astype(np.float32))
+        write_audio(folder / f"pool/{i}.wav", rng.normal(0, 0.1, 16000).astype(np.float32))
     rows = [
         {"audio_filepath": f"{i}.wav", "duration": 1.0, "speaker": f"s{i}"} for i in range(COUNT)
     ]

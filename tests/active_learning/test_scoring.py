@@ -189,7 +189,7 @@ def test_a_spotters_clips(tmp_path):
     rows = []
     for i, length in enumerate((8_000, 16_000, 400)):
         path = tmp_path / f"{i}.wav"
-        audio.write_wav(path, rng.normal(size=length).astype(np.float32) * 0.1)
+        audio.write_audio(path, rng.normal(size=length).astype(np.float32) * 0.1)
         rows.append(
             f'{{"audio_filepath": "{path.name}", "duration": {length / 16_000}, "id": "c{i}"}}'
         )

@@ -13,7 +13,7 @@ from speechkit.asr.recogniser import Recogniser
 from speechkit.asr.recurrent import RecurrentConfig
 from speechkit.asr.subsampling import SubsamplingConfig
 from speechkit.asr.tokenizer import Characters
-from speechkit.audio import SAMPLE_RATE, write_wav
+from speechkit.audio import SAMPLE_RATE, write_audio
 from speechkit.features import InputConfig, Inputs
 from speechkit.frontend import LogMel, LogMelConfig
 from speechkit.stored_features import StoredFeatures
@@ -64,7 +64,7 @@ def write_corpus(folder, *, clips=6, speakers=3, seed=0):
     for index in range(clips):
         text = random_text(rng)
         path = folder / f"{index:03d}.wav"
-        write_wav(path, tones(text, rng))
+        write_audio(path, tones(text, rng))
         row = {"audio_filepath": path.name, "text": text.upper(), "speaker": f"s{index % speakers}"}
         rows.append(row)
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

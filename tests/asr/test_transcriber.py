@@ -21,7 +21,7 @@ from speechkit.asr import DecodingConfig, Recogniser, Transcriber
 from speechkit.asr.decoding import pieces_at_blanks
 from speechkit.asr.scoring import Transcript, score
 from speechkit.asr.tokenizer import Bytes, Characters, SentencePieces
-from speechkit.audio import SAMPLE_RATE, load, write_wav
+from speechkit.audio import SAMPLE_RATE, load, write_audio
 from speechkit.errors import AudioError, JobError, RequestError
 from speechkit.features import Inputs
 from tests.asr.speech import SMALL, recogniser
@@ -90,7 +90,7 @@ def test_a_clip_shorter_than_a_frame(trained, searching):
 
 def test_a_recording_that_was_not_closed_is_not_silence(transcriber, clip, tmp_path):
     path = tmp_path / "unclosed.wav"
-    write_wav(path, load(clip[1]))
+    write_audio(path, load(clip[1]))
     whole = path.read_bytes()
     path.write_bytes(whole[:40] + bytes(4) + whole[44:])
     with pytest.raises(AudioError, match="the recording was not closed"):
@@ -339,7 +339,7 @@ def test_the_verb_names_broken_files_and_goes_on(trained, corpus, tmp_path, caps
     folder = tmp_path / "audio"
     (folder / "deep").mkdir(parents=True)
     for index, cut in enumerate(list(corpus[0])[:3]):
-        write_wav(folder / "deep" / f"{index}.wav", load(cut.recording.sources[0].source))
+        write_audio(folder / "deep" / f"{index}.wav", load(cut.recording.sources[0].source))
     assert transcribe(folder, "--model", trained) == 0
     lines = capsys.readouterr().out.splitlines()
     texts = [cut.supervisions[0].text.lower() for cut in list(corpus[0])[:3]]
@@ -354,7 +354,7 @@ def test_the_verb_names_broken_files_and_goes_on(trained, corpus, tmp_path, caps
 def test_recordings_of_one_name_are_told_apart(trained, corpus, tmp_path, capsys, monkeypatch):
     texts = []
     for folder, cut in zip(("a", "b"), corpus[0], strict=False):
-        write_wav(tmp_path / folder / "1.wav", load(cut.recording.sources[0].source))
+        write_audio(tmp_path / folder / "1.wav", load(cut.recording.sources[0].source))
         texts.append(cut.supervisions[0].text.lower())
     folders = [tmp_path / "a", tmp_path / "b"]
     assert transcribe(*folders, "--model", trained) == 0

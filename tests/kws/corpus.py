@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from speechkit.audio import write_wav
+from speechkit.audio import write_audio
 from tests.kws.helpers import noise, tone
 
 
@@ -21,7 +21,7 @@ def write_corpus(folder, *, keywords=12, others=12):
     rows = {"positives": [], "negatives": [], "noise": []}
 
     def add(kind, name, audio, **more):
-        write_wav(folder / kind / f"{name}.wav", audio)
+        write_audio(folder / kind / f"{name}.wav", audio)
         row = {"audio_filepath": f"{kind}/{name}.wav", "duration": len(audio) / 16000}
         rows[kind].append(row | {"sample_rate": 16000, "text": None, "label": None} | more)
 

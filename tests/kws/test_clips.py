@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from lhotse import MonoCut, Recording, SupervisionSegment
 
-from speechkit.audio import write_wav
+from speechkit.audio import write_audio
 from speechkit.augment import Span
 from speechkit.errors import AudioError, JobError
 from speechkit.kws.clips import load_clip, load_clips
@@ -17,7 +17,7 @@ from tests.kws.helpers import samples, tone
 def clip_file(tmp_path):
     """Half a second of a tone between 0.75 s of silence."""
     path = tmp_path / "tone.wav"
-    write_wav(path, np.pad(tone(0.5), samples(0.75)))
+    write_audio(path, np.pad(tone(0.5), samples(0.75)))
     return path
 
 
@@ -82,7 +82,7 @@ def test_times_outside_the_clip_are_clamped_or_passed_over(clip_file):
 
 
 def test_a_silent_clip_is_all_span(tmp_path):
-    write_wav(tmp_path / "silent.wav", np.zeros(16_000, np.float32))
+    write_audio(tmp_path / "silent.wav", np.zeros(16_000, np.float32))
     assert load_clip(cut_of(tmp_path / "silent.wav")).span == Span(0, 16_000)
 
 

@@ -30,7 +30,7 @@ def test_few_speakers_of_a_keyword_are_in_every_fold(seed):
         "negatives": clips("n", [f"n{i}" for i in range(100)], 10),
     }
     of = deal(kinds, 5, by="speaker", seed=seed)
-    require_all(kinds, of, range(5))
+    require_all(kinds, of, [{fold} for fold in range(5)])
     assert max(Counter(of[c.id] for c in kinds["computer"]).values()) == 40
 
 
@@ -59,6 +59,6 @@ def test_by_clip_is_as_the_folds_of_each_kind():
 def test_a_fold_that_lacks_a_kind_is_refused():
     kinds = {"computer": clips("p", ["one", "two"], 9)}
     of = deal(kinds, 3, by="speaker")
-    require_all(kinds, of, [0, 1])
+    require_all(kinds, of, [{0}, {1, 2}])
     with pytest.raises(RequestError, match=r"computer: none of 18 clips \(2 speakers\).*fold 2"):
-        require_all(kinds, of, [0, 2])
+        require_all(kinds, of, [{0}, {2}])

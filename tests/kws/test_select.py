@@ -60,7 +60,26 @@ def test_one_manifest_may_be_given_as_both(tmp_path):
     found = select(["yes", "no"], positives=[words], negatives=[words])
     assert {k: len(v) for k, v in found.positives.items()} == {"yes": 1, "no": 1}
     assert len(found.negatives) == 1
-    assert found.counts["yes"]["negatives"] == 2
+    counts = found.counts["yes"]
+    assert [counts[name] for name in ("positives", "negatives", "left_out")] == [1, 1, 1]
+
+
+def test_with_several_keywords_the_counts_are_of_what_is_measured(tmp_path):
+    words = manifest(tmp_path, "words", [("yes", None)] * 3 + [("no", None)] * 2)
+    others = manifest(tmp_path, "others", [("bed", None)] * 4 + [("no", None), (None, None)])
+    found = select(["yes", "no"], positives=[words], negatives=[others])
+    for keyword, positives in (("yes", 3), ("no", 2)):
+        counts = found.counts[keyword]
+        assert counts["negatives"] == len(found.negatives) == 5
+        assert counts["unverified"] == 1
+        assert sum(counts[n] for n in ("positives", "negatives", "left_out")) == 11
+        assert counts["positives"] == positives
+
+
+def test_a_kind_of_sound_is_no_keyword(tmp_path):
+    sounds = manifest(tmp_path, "sounds", [("_music_", None)])
+    with pytest.raises(RequestError, match="names a kind of sound"):
+        select(["_music_"], positives=[sounds], negatives=[])
 
 
 def test_wrong_requests(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from speechkit import manifests
-from speechkit.audio import INT16_SCALE, write_wav
+from speechkit.audio import INT16_SCALE, write_audio
 from speechkit.cli import main
 from speechkit.kws.detector import Detector
 from speechkit.kws.report import load_scored, parse_snr, save_scored
@@ -234,7 +234,7 @@ def test_damaged_and_foreign_models_are_refused(tmp_path, corpus, model, capsys)
 
 def test_detect_prints_what_the_detector_finds_at_any_rate_and_channels(tmp_path, model, capsys):
     audio = bursts(8.0, seed=3)
-    write_wav(tmp_path / "mono.wav", audio)
+    write_audio(tmp_path / "mono.wav", audio)
     pcm = soundfile.read(tmp_path / "mono.wav", dtype="float32")[0]
     soundfile.write(tmp_path / "stereo.flac", np.stack([pcm, pcm], axis=1), 16000)
     detector = Detector.load(model)

@@ -159,12 +159,25 @@ def test_a_broken_archive(tmp_path, damage):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nan_names_the_utterance_and_leaves_no_manifest(tmp_path, value):
     array = portion(tmp_path, rows())
-    an4.prepare(tmp_path, tmp_path / "out")
+    whole = array[10, 3]
     array[10, 3] = value
     portion(tmp_path, rows(), array)
     with pytest.raises(JobError, match="line 2: the features of 'an1/fash-b' hold NaN"):
         an4.prepare(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out" / "cuts.jsonl.gz").exists()
+    array[10, 3] = whole
+    portion(tmp_path, rows(), array)
+    an4.prepare(tmp_path, tmp_path / "out")  # once it is mended, the same folder serves
+
+
+def test_another_portion_takes_no_folder_that_holds_one(tmp_path):
+    portion(tmp_path / "one", rows())
+    portion(tmp_path / "two", rows()[:1])
+    an4.prepare(tmp_path / "one", tmp_path / "out")
+    for take in (an4.prepare, an4.read):
+        with pytest.raises(RequestError, match="holds a run with other settings or data"):
+            take(tmp_path / "two", tmp_path / "out")
+    assert len(manifests.read(tmp_path / "out")) == len(rows())
 
 
 def test_the_real_portion(tmp_path, real_data):

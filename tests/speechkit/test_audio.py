@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,9 +17,9 @@ from speechkit.audio import (
     load_cut,
     plain_file,
     resample,
-    write_wav,
+    write_audio,
 )
-from speechkit.errors import AudioError, RequestError
+from speechkit.errors import AudioError, JobError, RequestError
 
 RATE = 16000
 
@@ -107,13 +109,13 @@ def test_a_part(tmp_path, rng):
 @pytest.mark.parametrize(
     ("offset_s", "duration_s", "reason"),
     [
-        (1.5, None, "holds no samples"),
-        (1.0, None, "holds no samples"),
+        (1.5, None, "ends at 1.000 s, wanted is a part from 1.500 s on"),
+        (1.0, None, "ends at 1.000 s"),
         (0.0, 0.0, "holds no samples"),
         (0.5, -1.0, "holds no samples"),
         (0.5, 1.0, r"truncated: 1.000 s expected from 0.500 s on, 0.500 s there"),
-        (2.0, 0.5, "."),
-        (-1.0, 0.5, "."),
+        (2.0, 0.5, "ends at 1.000 s"),
+        (-1.0, 0.5, "from -1.000 s on"),
     ],
 )
 def test_a_part_that_is_not_there(tmp_path, offset_s, duration_s, reason):
@@ -352,7 +354,7 @@ def test_the_shortest_chunk_is_a_sample(tmp_path):
 
 def test_written_audio_is_read_back(tmp_path):
     samples = np.array([0.0, 0.5, -1.0, 1.0, 1.7, -3.0, 1e-9], np.float32)
-    write_wav(tmp_path / "new" / "a.wav", samples, sample_rate=8000)
+    write_audio(tmp_path / "new" / "a.wav", samples, sample_rate=8000)
     info = soundfile.info(tmp_path / "new" / "a.wav")
     assert (info.samplerate, info.channels, info.subtype) == (8000, 1, "PCM_16")
     audio = load(tmp_path / "new" / "a.wav", sample_rate=8000)
@@ -362,18 +364,42 @@ def test_written_audio_is_read_back(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.wav"
-    write_wav(path, tone())
+    write_audio(path, tone())
     before = path.read_bytes()
 
-    def half(file, *_, **__):
-        file.write_bytes(b"RIFF")
-        raise OSError("disk full")
+    def half(file, _):
+        raise soundfile.LibsndfileError(2, "disk full? ")
 
-    monkeypatch.setattr(soundfile, "write", half)
-    with pytest.raises(OSError, match="disk full"):
-        write_wav(path, tone(2.0))
+    monkeypatch.setattr(soundfile.SoundFile, "write", half)
+    with pytest.raises(JobError, match=r"a\.wav: cannot be written \(disk full"):
+        write_audio(path, tone(2.0))
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.wav"]
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+def test_what_does_not_fit_on_the_disk_gets_no_name(tmp_path, name):
+    """A limit on the size of files stands for the disk's: writing, or closing, fails beyond it."""
+    script = f"""
+import resource, signal, sys
+import numpy as np
+from speechkit.audio import write_audio
+from speechkit.errors import JobError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+noise = np.random.default_rng(0).uniform(-0.5, 0.5, 20_000).astype(np.float32)
+for samples in range(9_000, 12_000, 25):
+    try:
+        write_audio({str(tmp_path)!r} + f"/{{samples}}-{name}", noise[:samples])
+    except (JobError, OSError):
+        pass
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    there = sorted(tmp_path.iterdir())
+    assert 0 < len(there) < 120
+    for path in there:
+        assert len(load(path)) == int(path.name.partition("-")[0])
 
 
 # cuts

@@ -3,7 +3,7 @@ import pytest
 import soundfile
 
 from speechkit import corpora, manifests
-from speechkit.audio import load_cut, write_wav
+from speechkit.audio import load_cut, write_audio
 from speechkit.errors import RequestError
 from speechkit.synthetic import SyntheticConfig
 
@@ -12,7 +12,7 @@ def tree(root, *names):
     rng = np.random.default_rng(len(names))
     for name in names:
         samples = int(rng.integers(4000, 17000))
-        write_wav(root / name, rng.uniform(-0.5, 0.5, samples).astype(np.float32))
+        write_audio(root / name, rng.uniform(-0.5, 0.5, samples).astype(np.float32))
     return root
 
 

@@ -7,7 +7,7 @@ import torchaudio
 from lhotse import Features, MonoCut, NumpyFilesWriter, SupervisionSegment
 
 from speechkit import features, frontend, manifests
-from speechkit.audio import write_wav
+from speechkit.audio import write_audio
 from speechkit.errors import AudioError, RequestError
 from speechkit.features import InputConfig, Inputs, Statistics, pad
 from speechkit.specaugment import change_speed
@@ -177,7 +177,7 @@ def test_speakers_are_measured_on_what_can_be_read(tmp_path):
 def test_audio_goes_through_the_front_end(tmp_path):
     rng = np.random.default_rng(2)
     for name, samples in (("a.wav", 8000), ("b.wav", 5333)):
-        write_wav(tmp_path / name, rng.uniform(-0.3, 0.3, samples).astype(np.float32))
+        write_audio(tmp_path / name, rng.uniform(-0.3, 0.3, samples).astype(np.float32))
     (tmp_path / "manifest.jsonl").write_text(
         '{"audio_filepath": "a.wav", "speaker": "s"}\n{"audio_filepath": "b.wav", "speaker": "s"}\n'
     )
@@ -259,7 +259,7 @@ def test_the_form_of_stored_features(tmp_path):
 @pytest.mark.parametrize("samples", [100, 400, 3_200, 16_000, 16_159, 16_160])
 def test_frames_are_counted_before_they_are_there(tmp_path, kaldi, samples):
     inputs = Inputs(frontend.LogMel(frontend.LogMelConfig(mels=20, kaldi=kaldi)))
-    write_wav(tmp_path / "x.wav", np.ones(samples, dtype=np.float32))
+    write_audio(tmp_path / "x.wav", np.ones(samples, dtype=np.float32))
     (tmp_path / "cuts.jsonl").write_text(json.dumps({"audio_filepath": "x.wav"}) + "\n")
     (cut,) = manifests.read(tmp_path / "cuts.jsonl")
     _, lengths = inputs(inputs.load(cut)[None], torch.tensor([samples]))

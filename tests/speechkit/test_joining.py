@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from speechkit import manifests
-from speechkit.audio import load, load_cut, write_wav
+from speechkit.audio import load, load_cut, write_audio
 from speechkit.errors import AudioError, RequestError
 from speechkit.joining import JoinConfig, join
 
@@ -24,7 +24,7 @@ def digits(tmp_path):
     for i in range(20):
         samples = int(rng.integers(800, 3000))
         tone = 0.3 * np.sin(2 * np.pi * (200 + 50 * i) * np.arange(samples) / 8000)
-        write_wav(tmp_path / "in" / f"{i}.wav", tone.astype(np.float32), sample_rate=8000)
+        write_audio(tmp_path / "in" / f"{i}.wav", tone.astype(np.float32), sample_rate=8000)
         text = DIGITS[i % 5]
         rows.append(
             {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lhotse import CutSet, MonoCut, SupervisionSegment
 
 from speechkit import manifests
-from speechkit.audio import load_cut, write_wav
+from speechkit.audio import load_cut, write_audio
 from speechkit.errors import AudioError, RequestError
 
 
@@ -128,7 +128,7 @@ def test_offsets_make_parts_of_one_recording(tmp_path):
 
 def test_offset_is_what_loading_reads(tmp_path):
     ramp = np.arange(16000, dtype=np.float32) / 16000
-    write_wav(tmp_path / "set/a.wav", ramp)
+    write_audio(tmp_path / "set/a.wav", ramp)
     cut = only(nemo(tmp_path, row(offset=0.25, duration=0.5)))
     np.testing.assert_allclose(load_cut(cut), ramp[4000:12000], atol=1e-4)
 
@@ -154,7 +154,7 @@ def test_rounded_durations_stay_consistent(tmp_path_factory, milliseconds, rate)
 
 
 def test_missing_numbers_come_from_the_header(tmp_path):
-    write_wav(tmp_path / "set/a.wav", np.zeros(12345, np.float32), sample_rate=8000)
+    write_audio(tmp_path / "set/a.wav", np.zeros(12345, np.float32), sample_rate=8000)
     cut = only(nemo(tmp_path, {"audio_filepath": "a.wav"}))
     assert (cut.num_samples, cut.sampling_rate) == (12345, 8000)
 
@@ -201,7 +201,7 @@ def test_broken_audio_does_not_break_reading(tmp_path):
         ([{"utt": "u7", "offset": 0, "frames": 9}], "line 1: .*'u7'.*features come in through"),
         ([{"file": "x.txt"}], "has no audio_filepath .*give lhotse cuts, or NeMo rows"),
         ([row(duration="long")], "duration 'long' must be a number"),
-        ([row(duration=-1)], "duration -1 must be a number of seconds, 0 or more"),
+        ([row(duration=-1)], r"duration -1 must be a number of seconds, from 0 to 1e\+09"),
         ([row(duration=float("nan"))], "duration nan"),
         ([row(sample_rate=0)], "sample_rate 0"),
         ([row(text=5)], "text 5 must be a string"),
@@ -261,7 +261,7 @@ def test_write_refuses_other_names_and_leaves_nothing_half_written(tmp_path):
 
 def test_a_folder_can_be_moved(tmp_path):
     tone = np.sin(np.arange(16000, dtype=np.float32) / 9)
-    write_wav(tmp_path / "set/clips/a.wav", tone)
+    write_audio(tmp_path / "set/clips/a.wav", tone)
     outside = tmp_path / "outside.wav"
     manifest = nemo(tmp_path, row("clips/a.wav"), row(str(outside)))
     manifests.import_manifest(manifest, out=tmp_path / "set")
@@ -290,7 +290,7 @@ def test_an_import_replaces_neither_another_one_nor_what_is_none(tmp_path):
         manifests.import_manifest(two, out=tmp_path / "out")
     assert len(manifests.read(tmp_path / "out")) == 2
     manifests.write(manifests.read(one), tmp_path / "labels" / manifests.CUTS_NAME)
-    with pytest.raises(RequestError, match="is no import; give another folder"):
+    with pytest.raises(RequestError, match="comes from elsewhere; give another folder"):
         manifests.import_manifest(two, out=tmp_path / "labels")
 
 

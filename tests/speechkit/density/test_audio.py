@@ -45,7 +45,7 @@ def recordings(folder, rng, *, rate=8000, count=12):
     for number in range(count):
         name = f"s{number % 3}/{number}.wav"
         samples = rng.uniform(-1, 1, 403 + 37 * number).astype(np.float32)
-        audio.write_wav(folder / name, samples, sample_rate=rate)
+        audio.write_audio(folder / name, samples, sample_rate=rate)
         made[name] = mulaw_encode(audio.load(folder / name, sample_rate=rate)).tobytes()
     return made
 
@@ -74,7 +74,7 @@ def test_files_keep_their_order_when_others_come(tmp_path, rng):
     whole = config(tmp_path, sample_rate=8000, valid_fraction=0, test_fraction=0)
     before = read_audio(tmp_path / "noise", whole).split("train").data.tobytes()
     extra = rng.uniform(-1, 1, 1000)
-    audio.write_wav(tmp_path / "noise" / "new.wav", extra, sample_rate=8000)
+    audio.write_audio(tmp_path / "noise" / "new.wav", extra, sample_rate=8000)
     after = read_audio(tmp_path / "noise", whole).split("train").data.tobytes()
     assert after.replace(mulaw_encode(np.round(extra * 32768) / 32768).tobytes(), b"") == before
 
@@ -91,7 +91,7 @@ def test_audio_is_brought_to_the_rate_asked(tmp_path, rng):
 
 def test_a_long_file_in_pieces_is_what_it_is_at_once(tmp_path, rng):
     tone = np.sin(np.arange(25 * 16_000) * 0.05).astype(np.float32)
-    audio.write_wav(tmp_path / "a" / "tone.wav", tone)
+    audio.write_audio(tmp_path / "a" / "tone.wav", tone)
     whole = config(tmp_path, valid_fraction=0, test_fraction=0)
     data = read_audio(tmp_path / "a", whole).split("train").data
     at_once = mulaw_encode(audio.load(tmp_path / "a" / "tone.wav", sample_rate=12_000))

@@ -23,9 +23,9 @@ from speechkit.density.optimisation import (
     rate,
     total_steps,
 )
+from speechkit.density.presets import Recipe
 from speechkit.density.train import train_model
 from speechkit.errors import JobError, RequestError
-from speechkit.presets import Recipe
 from tests.speechkit.density.helpers import TINY, periodic_corpus, tiny_model
 
 ROOT = Path(__file__).parents[3]

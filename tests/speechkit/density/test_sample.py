@@ -8,7 +8,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from speechkit.audio import write_wav
+from speechkit.audio import write_audio
 from speechkit.density import sampler
 from speechkit.density.artifact import Artifact
 from speechkit.density.audio import mulaw_encode
@@ -168,7 +168,7 @@ def test_sound(tmp_path, rng):
     text = periodic_corpus()
     corpus = Corpus(name="sound", kind="audio", splits=text.splits, sample_rate=12_000)
     sound = rng.uniform(-0.5, 0.5, 100).astype(np.float32)
-    write_wav(tmp_path / "prompt.wav", sound, sample_rate=12_000)
+    write_audio(tmp_path / "prompt.wav", sound, sample_rate=12_000)
     config = SampleConfig(prompt=str(tmp_path / "prompt.wav"))
     artifact = Artifact.of(tiny_model(), corpus)
     found = sample_with(artifact, out=tmp_path / "out", config=config)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from speechkit.audio import write_wav
+from speechkit.audio import write_audio
 from speechkit.cli import run_recipe
 from speechkit.density.evaluate import evaluate
 from speechkit.density.sample import sample
@@ -95,7 +95,7 @@ def test_images(tmp_path, rng):
 def test_audio(tmp_path, rng):
     for index in range(8):
         sound = rng.uniform(-0.3, 0.3, 800).astype(np.float32)
-        write_wav(tmp_path / "sounds" / f"{index}.wav", sound, sample_rate=8_000)
+        write_audio(tmp_path / "sounds" / f"{index}.wav", sound, sample_rate=8_000)
     words = ["--data", tmp_path / "sounds", "--source.cache", tmp_path / "cache"]
     report, samples = train_evaluate_sample(
         tmp_path, "audio", *words, model=["--preset", "tiny_audio", "--model.shape", "[8,8]"]

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from speechkit.density.memory import dense_attention_bytes, training_memory
 from speechkit.density.model import DensityConfig, DensityModel
-from speechkit.memory import dense_attention_bytes, training_memory
 from speechkit.sparse_transformer import StackConfig
 
 # steps, GB of all 64 layers, GB of one, each with the unit of its last printed digit

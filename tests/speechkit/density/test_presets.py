@@ -4,11 +4,11 @@ import math
 import pytest
 import torch
 
+from speechkit.density.memory import count_parameters
 from speechkit.density.model import DensityConfig, DensityModel
+from speechkit.density.presets import PRESETS, preset
 from speechkit.errors import RequestError
 from speechkit.kernels.patterns import Local, Merged, Strided
-from speechkit.memory import count_parameters
-from speechkit.presets import PRESETS, preset
 
 PARAMETERS = {
     "cifar10": 59_196_928,
