@@ -123,8 +123,8 @@ def speak(text: str, voice: Voice) -> Utterance:
     RequestError
         if the extra is missing, there is no such voice, or the text has nothing to say.
     """
-    with _library() as library:
-        rate_hz, samples, marks = _synthesize(library, text, voice)
+    with _library() as (library, interrupted):
+        rate_hz, samples, marks = _synthesize(library, text, voice, interrupted)
     level = np.abs(samples.astype(np.int32))
     loud = level > _TRIM_BELOW_PEAK * level.max(initial=0)
     words = _words(text, marks, rate_hz, loud)
@@ -145,9 +145,9 @@ def phonemes(texts: Sequence[str], *, accent: str = "en-us") -> list[str]:
     RequestError
         as for `speak`.
     """
-    with _library() as library:
+    with _library() as (library, interrupted):
         _choose(library, accent)
-        return [_phonemes(library, text) for text in texts]
+        return [_phonemes(library, text) for text in texts if not interrupted]
 
 
 def _loader() -> Any:
@@ -162,10 +162,30 @@ def _loader() -> Any:
 
 
 @contextmanager
-def _library() -> Iterator[ctypes.CDLL]:
-    """Yield the library as newly loaded, and unload it."""
+def _kept_back() -> Iterator[list[int]]:
+    """Yield the interrupts so far, which are raised at the end.
+
+    ctypes drops what is raised while C calls Python: the speech would lack a block, and nobody
+    would know. And a library that was not unloaded would speak the next utterance otherwise.
+    """
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted  # signals are handled in the main one
+        return
+    former = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, former)
+        if noted:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def _library() -> Iterator[tuple[ctypes.CDLL, list[int]]]:
+    """Yield the library as newly loaded, and the interrupts kept back until it is unloaded."""
     loader = _loader()
-    with _LOCK:
+    with _LOCK, _kept_back() as interrupted:
         library = ctypes.CDLL(loader.get_library_path())
         try:
             if (
@@ -176,7 +196,7 @@ def _library() -> Iterator[ctypes.CDLL]:
             ):
                 raise JobError(f"espeak-ng cannot read its data in {loader.get_data_path()}")
             library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # else it is the time of day
-            yield library
+            yield library, interrupted
         finally:
             library.espeak_Terminate()
             _unload(library._handle)
@@ -200,7 +220,7 @@ def _choose(library: ctypes.CDLL, name: str) -> None:
 
 
 def _synthesize(
-    library: ctypes.CDLL, text: str, voice: Voice
+    library: ctypes.CDLL, text: str, voice: Voice, interrupted: list[int]
 ) -> tuple[int, NDArray[np.int16], list[_Mark]]:
     """Return (sample rate, samples, marks) of the raw output."""
     blocks: list[NDArray[np.int16]] = [np.zeros(0, dtype=np.int16)]
@@ -230,31 +250,10 @@ def _synthesize(
     for parameter, value in settings.items():
         library.espeak_SetParameter(parameter, value, 0)
     data = text.encode() + b"\0"
-    with _noting_interrupts() as interrupted:
-        status = library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 1, 0, _UTF8, None, None)
-        status = status or library.espeak_Synchronize()
-    if status != 0:
+    status = library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 1, 0, _UTF8, None, None)
+    if status != 0 or library.espeak_Synchronize() != 0:
         raise JobError(f"espeak-ng cannot speak {text!r} as {voice.name} (status {status})")
     return library.espeak_ng_GetSampleRate(), np.concatenate(blocks), marks
-
-
-@contextmanager
-def _noting_interrupts() -> Iterator[list[int]]:
-    """Keep interrupts back until the end: ctypes drops what is raised while C calls Python.
-
-    The speech would lack a block, and nobody would know.
-    """
-    noted: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield noted  # signals are handled in the main one
-        return
-    former = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, former)
-    if noted:
-        signal.raise_signal(signal.SIGINT)
 
 
 def _words(text: str, marks: list[_Mark], rate_hz: int, loud: NDArray[np.bool_]) -> list[Word]:

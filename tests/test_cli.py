@@ -169,6 +169,7 @@ def test_the_printed_configuration_can_be_read_back(tmp_path, capsys):
         ([*REQUIRED, "--config", "gone.yaml"], "--config: File does not exist"),
         ([*REQUIRED, "--config", "{nosuch: 3}"], "'nosuch' is not accepted"),
         ([*REQUIRED, "--config", "{scene: [3"], "--config: "),
+        ([*REQUIRED, "--config", "{fa-per-hour: 3}"], "in a file it is written fa_per_hour"),
     ],
 )
 def test_wrong_arguments_are_one_line(tmp_path, monkeypatch, arguments, message):
@@ -414,6 +415,31 @@ def test_the_command_from_end_to_end(tmp_path, rng):
     assert done.returncode == 2
     assert done.stderr.startswith("speechkit: error: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&-"])
+def test_what_the_shell_closed_is_no_error(tmp_path, rng, closed):
+    write_audio(tmp_path / "a.wav", rng.uniform(-0.3, 0.3, 16000).astype("float32"))
+    (tmp_path / "m.jsonl").write_text('{"audio_filepath": "a.wav"}\n')
+    command = f"{sys.executable} -m speechkit -q data check {tmp_path / 'm.jsonl'} {closed}"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped(tmp_path):
+    (tmp_path / "m.jsonl").write_text('{"audio_filepath": "naïve.wav", "duration": 1}\n')
+    done = run(
+        *("-m", "speechkit", "-q", "data", "check", tmp_path / "m.jsonl"),
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 1
+    assert "na\\xefve.wav" in done.stdout
+
+
+def test_a_folder_that_cannot_be_looked_for_is_refused(tmp_path, capsys):
+    out = tmp_path / ("a" * 300)
+    assert cli.main(["data", "import", "m.jsonl", "--out", str(out)]) == 2
+    assert "cannot be looked for" in capsys.readouterr().err
 
 
 def test_a_reader_that_goes_away_is_no_error():

@@ -10,7 +10,7 @@ from speechkit.errors import RequestError
 from speechkit.kws.compare import compare
 from speechkit.kws.events import onsets
 from speechkit.kws.measure import Occurrence, Scored
-from speechkit.kws.report import SCORES, save_scored
+from speechkit.kws.report import PIPELINE, SCORES, load_scored, save_scored
 from speechkit.metrics import mcnemar_test, paired_difference_interval
 
 KEY = ("computer", "5")
@@ -118,6 +118,10 @@ def test_what_cannot_be_compared(tmp_path):
     longer = evaluated(tmp_path / "longer", {KEY: [heard([0.9, 0.8], hours=3.0)]})
     clean = evaluated(tmp_path / "clean", {("computer", "clean"): [heard([0.9, 0.8])]})
     twice = evaluated(tmp_path / "twice", {KEY: [heard([0.9]), heard([0.9])]})
+    two = evaluated(tmp_path / "two", {KEY: [heard([0.9, 0.7])]})
+    evaluated(tmp_path / "unfinished" / "round-0", {KEY: [heard([0.9, 0.8])]})
+    unfinished = tmp_path / "unfinished"
+    (unfinished / PIPELINE).write_text("{}")
     (tmp_path / "empty").mkdir()
     for name, content in (("cut", (one / SCORES).read_bytes()[:200]), ("text", b"no scores")):
         (tmp_path / name).mkdir()
@@ -139,9 +143,24 @@ def test_what_cannot_be_compared(tmp_path):
         ([one, tmp_path / "old"], {}, "cannot be read as scores.*measure again"),
         ([one, fewer], {"fa_per_hour": 0.0}, "fa_per_hour 0.0: give a positive number"),
         ([one, fewer], {"snr": ["loud"]}, "SNR 'loud'"),
+        ([one, two], {"snr": ["5", "7"]}, "SNR 7: was not measured in all systems"),
+        ([one, unfinished], {}, r"its last round is not measured yet.*unfinished/round-0"),
     ):
         with pytest.raises(RequestError, match=message):
             compare(systems=systems, **options)
+
+
+def test_keywords_that_one_system_lacks_are_named(tmp_path, caplog):
+    both = {KEY: [heard([0.9])], ("jarvis", "5"): [heard([0.9])]}
+    systems = [evaluated(tmp_path / "two", both), evaluated(tmp_path / "one", {KEY: both[KEY]})]
+    compare(systems=systems)
+    assert "jarvis: left out, as not all systems have it" in caplog.text
+
+
+def test_a_keyword_may_hold_the_sign_that_parts_names(tmp_path):
+    odd = {("a|b", "5"): [heard([0.9])]}
+    folder = evaluated(tmp_path / "odd", odd)
+    assert list(load_scored(folder / SCORES)) == list(odd)
 
 
 def test_a_paired_interval_holds_the_difference_as_often_as_it_says():

@@ -250,11 +250,28 @@ def test_a_threshold_for_no_keyword_is_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"shift_s": 0.0}, {"smoothing_windows": 0}, {"refractory_s": -1.0}]
+    "wrong",
+    [
+        {"shift_s": 0.0},
+        {"smoothing_windows": 0},
+        {"refractory_s": -1.0},
+        {"shift_s": float("inf")},
+        {"refractory_s": float("inf")},
+    ],
 )
 def test_impossible_detection_settings_are_refused(wrong):
     with pytest.raises(RequestError, match=next(iter(wrong))):
         DetectionConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("shift_s", "refractory_s", "windows"),
+    [(0.1, 1.0, 10), (0.3, 1.0, 4), (0.1, 0.3, 3), (0.1, 0.31, 4), (0.1, 0.0, 0)],
+)
+def test_gaps_under_the_refractory_time_are_one_detection(shift_s, refractory_s, windows):
+    spotter = tiny_spotter(shift_s=shift_s, refractory_s=refractory_s)
+    assert Detector(spotter).refractory_windows == windows
+    assert (windows - 1) * shift_s < refractory_s + 1e-9 or windows == 0
 
 
 @pytest.mark.parametrize("shift_s", [0.004, 1.52, 2.0])

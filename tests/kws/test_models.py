@@ -148,6 +148,9 @@ def test_a_description_survives_json(description):
         ({"type": "crnn", "filter_stride": [0, 2]}, r"filter_stride \(0, 2\).*two"),
         ({"type": "crnn", "filter_size": [20]}, "filter_size.*two"),
         ({"type": "cnn", "pool_bands": True}, "pool_bands True"),
+        ({"type": "cnn", "first_size": [20, 50]}, r"leave 0 of 40 bands.*takes 4"),
+        ({"type": "cnn", "pool_bands": 40}, r"pool_bands 40: leave 0 of 40 bands"),
+        ({"type": "cnn", "second_size": [5, 20]}, r"leave 11 of 40 bands.*takes 20"),
     ],
 )
 def test_what_is_unknown_is_refused_with_what_is_allowed(description, named):

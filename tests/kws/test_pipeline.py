@@ -120,6 +120,48 @@ def test_fewer_speakers_than_folds_are_refused(tmp_path):
     assert run(corpus, tmp_path / "out", by_clip)
 
 
+@pytest.mark.parametrize(("kind", "left"), [("negatives", 2), ("positives", 2)])
+def test_folds_to_train_on_that_lack_a_kind_are_refused(tmp_path, kind, left):
+    corpus = write_corpus(tmp_path / "corpus")
+    lines = corpus[kind].read_text().splitlines()[:left]
+    corpus[kind].write_text("".join(line + "\n" for line in lines))
+    # two clips go to the fold to test on and to that of dev
+    with pytest.raises(RequestError, match=r"none of 2 clips .* falls into fold 2 or 3 or 4;"):
+        run(corpus, tmp_path / "out", dataclasses.replace(CONFIG, folds=5, test_folds=(0,)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_report_comes_when_the_model_is_there(tmp_path, corpus, monkeypatch):
+    save = Spotter.save
+
+    def stopping(self, folder):
+        if folder == tmp_path / "model":
+            raise KeyboardInterrupt
+        save(self, folder)
+
+    config = dataclasses.replace(CONFIG, rounds=1, test_folds=(0,))
+    monkeypatch.setattr(Spotter, "save", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, tmp_path, config)
+    assert not (tmp_path / "report.json").exists()
+    monkeypatch.setattr(Spotter, "save", save)
+    assert run(corpus, tmp_path, config)
+    assert Spotter.load(tmp_path / "model").keywords == ("computer",)
+
+
+@pytest.mark.parametrize("name", ["conditions", "fa_per_hour"])
+def test_nothing_to_measure_is_refused(name):
+    with pytest.raises(RequestError, match="conditions and fa_per_hour: give at least one each"):
+        PipelineConfig(**{name: ()})
+
+
+def test_a_folder_is_not_taken_by_what_cannot_be_built(tmp_path, corpus):
+    for train in (TrainConfig(frontend={"type": "pcem"}), TrainConfig(frontend={"type": "mfcc"})):
+        with pytest.raises(RequestError, match="front-end"):
+            run(corpus, tmp_path / "out", dataclasses.replace(CONFIG, train=train))
+    assert not (tmp_path / "out").exists()
+
+
 def parts_of(monkeypatch, corpus, out, **changes):
     """Return training and dev of each fold, and the manifest of noise that fold 0 is tested in."""
     seen = []

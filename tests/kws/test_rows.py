@@ -4,7 +4,7 @@ import pytest
 from lhotse import MonoCut, SupervisionSegment
 
 from speechkit.errors import RequestError
-from speechkit.kws.rows import normalise, sort_rows
+from speechkit.kws.rows import is_silent, normalise, sort_rows
 
 
 def row(text=None, label=None, *, id_="a", duration=2.0, **custom):
@@ -23,6 +23,24 @@ def kind(cut, keyword="computer"):
     ]
     assert len(found) == 1
     return found[0] + (" unverified" if rows.unverified else "")
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "silent"),
+    [
+        (None, "_silence_", True),
+        (None, "_music_", True),
+        (None, "", True),
+        ("", None, True),
+        (" ", None, True),
+        ("yes", "_noise_", True),
+        ("", "yes", False),
+        ("yes", None, False),
+        (None, None, False),
+    ],
+)
+def test_clips_without_speech_are_known_by_name(text, label, silent):
+    assert is_silent(row(text, label)) == silent
 
 
 @pytest.mark.parametrize(

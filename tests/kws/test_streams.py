@@ -112,8 +112,17 @@ def test_silent_and_missing_clips_do_no_harm():
     assert list(negative_streams([], NOISES, snr_db=5.0, seed=0)) == []
     (stream,) = keyword_streams([SILENT], [SILENT], snr_db=5.0, seed=0)
     assert not stream.audio.any()
+    (stream,) = keyword_streams(KEYWORDS[:1], [SILENT], snr_db=5.0, seed=0)
+    assert stream.audio[0] != 0  # white noise in place of none
     stream = background_stream([SILENT], [SILENT], [SILENT], hours=0.005, snr_db=5.0)
     assert np.isfinite(stream.audio).all()
+
+
+def test_noise_is_drawn_where_it_sounds():
+    """Of a minute a tenth is noise: no keyword is heard clean under the name of an SNR."""
+    gaps = clip_of(np.concatenate([noise(6, level=0.1), np.zeros(samples(54.0), np.float32)]))
+    for stream in keyword_streams(KEYWORDS * 20, [gaps], snr_db=5.0, seed=0):
+        assert stream.audio[: samples(1.5)].any() or stream.audio[-samples(1.6) :].any()
 
 
 BACKGROUNDS = [clip_of(noise(3, seed=i, level=0.05), id_=f"b{i}") for i in range(3)]

@@ -88,6 +88,44 @@ def test_train_mine_train_again_and_evaluate(tmp_path, corpus, capsys):
     assert "its detection is {'shift_s': 0.1," in capsys.readouterr().err
 
 
+def mine(model, corpus, out, *more):
+    return run("kws", "mine", "--model", model, "--negatives", corpus, "--out", out, *more)
+
+
+def test_mining_keeps_to_its_folder(tmp_path, corpus, model, capsys):
+    """Numbered files of one mining under the manifest of another would be other alarms."""
+    out, least = tmp_path / "mined", ["--least-score", "0"]
+    for _ in range(2):
+        assert mine(model, corpus["negatives"], out, *least) == 0
+    assert mine(model, corpus["negatives"], out, *least, "--seed", "1") == 2
+    assert "holds a run with other settings or data" in capsys.readouterr().err
+    kept = list(manifests.read(out))
+    manifests.write(kept, tmp_path / "other" / "cuts.jsonl.gz")
+    assert mine(model, corpus["negatives"], tmp_path / "other", *least) == 2
+    assert "comes from elsewhere" in capsys.readouterr().err
+    assert mine(model, corpus["negatives"], tmp_path / "seed", "--seed", "-1") == 2
+    assert "seed -1: give 0 or more" in capsys.readouterr().err
+    assert mine(model, corpus["positives"], tmp_path / "words") == 2
+    assert "no row is a negative" in capsys.readouterr().err
+
+
+def test_noise_that_is_silent_is_named_and_left_out(tmp_path, corpus, model, capsys):
+    write_audio(tmp_path / "silent.wav", np.zeros(16000, np.float32))
+    rows = [{"audio_filepath": "silent.wav"}, {"audio_filepath": str(tmp_path / "loud.wav")}]
+    write_audio(tmp_path / "loud.wav", bursts(2.0))
+    for count, status in ((1, 1), (2, 0)):
+        manifest = tmp_path / f"noise{count}.jsonl"
+        manifest.write_text("".join(json.dumps(row) + "\n" for row in rows[:count]))
+        out = tmp_path / f"out{count}"
+        assert evaluate(model, corpus, out, "--noise", manifest, "--snr", "5") == status
+    assert "all is digital silence" in capsys.readouterr().err
+    report = json.loads((out / "report.json").read_text())
+    assert [(id_.rsplit("/", 1)[1], why) for id_, why in report["broken"].items()] == [
+        ("silent.wav", "is digital silence")
+    ]
+    assert set(report["data"]) == {"computer", "negatives", "noise"}
+
+
 def test_a_dev_set_without_a_side_is_refused(tmp_path, corpus, capsys):
     given = ["--keywords", "computer", "--positives", corpus["positives"]]
     given += ["--negatives", corpus["negatives"], "--out", tmp_path / "out", *TRAIN]
@@ -191,9 +229,13 @@ def test_evaluate_refuses(tmp_path, corpus, model, capsys, words, status, said):
     [
         (["--fit.learning-rate", "-1"], "learning_rate -1.0: give more than 0"),
         (["--fit.epochs", "0"], "epochs 0: give 1 or more"),
+        (["--fit.learning-rate", ".inf"], "give more than 0, and no infinity"),
         (["--scenes.snr-db", "[5,-5]"], "snr_db 5 -5: give two ascending numbers"),
         (["--scenes.rir-probability", "1.5"], "rir_probability 1.5: give 0 or more and 1"),
         (["--seed", "-1"], "seed -1: give 0 or more"),
+        (["--frontend.type", "pcem"], "front-end type 'pcem': choose from"),
+        (["--frontend.type", "mfcc"], "the front-end gives 13 bands, the network takes 40"),
+        (["--dev-noise", "nowhere.jsonl"], "dev_noise: without dev sets a share of noise serves"),
     ],
 )
 def test_settings_out_of_range_are_refused_before_any_work(tmp_path, corpus, capsys, words, said):
@@ -256,7 +298,7 @@ def test_detect_reads_pcm_from_standard_input(model, capsys, monkeypatch, caplog
     audio = bursts(5.0, seed=4)
     data = np.round(np.clip(audio, -1, 0.999) * INT16_SCALE).astype("<i2").tobytes()
     found = []
-    for fed, status in ((data, 0), (b"", 1), (data[:-1], 0)):
+    for fed, status in ((data, 0), (b"", 1), (data[:-1], 0), (b"x", 1)):
         monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": io.BytesIO(fed)}))
         assert run("kws", "detect", "-", "--model", model, "--threshold", "0.1") == status
         found.append(capsys.readouterr().out)
@@ -264,6 +306,9 @@ def test_detect_reads_pcm_from_standard_input(model, capsys, monkeypatch, caplog
     assert "computer" in found[0]
     assert found[2] == found[0]
     assert "half a sample" in caplog.text
+    monkeypatch.setattr(sys, "stdin", None)
+    assert run("kws", "detect", "-", "--model", model) == 1
+    assert "standard input: is closed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "zero", "text", "nan", "truncated"])

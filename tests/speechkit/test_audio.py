@@ -13,6 +13,7 @@ from speechkit.audio import (
     StreamResampler,
     as_float,
     chunks,
+    files_below,
     load,
     load_cut,
     plain_file,
@@ -125,6 +126,25 @@ def test_a_part_that_is_not_there(tmp_path, offset_s, duration_s, reason):
 
 
 # what is wrong with files
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".wav", "a\0b.wav", "a\ud800b.wav"])
+def test_a_name_that_no_file_can_have(tmp_path, name):
+    with pytest.raises(AudioError, match="cannot be opened"):
+        load(tmp_path / name)
+
+
+def test_audio_below_a_folder_is_found_by_name(tmp_path):
+    for name in ("b.WAV", "deep/a.aiff", "deep/._a.wav", ".hidden/c.wav", "notes.txt"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    (tmp_path / "in/x.wav").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/d.flac").touch()
+    (tmp_path / "in/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "in")
+    found = [path.relative_to(tmp_path / "in").as_posix() for path in files_below(tmp_path / "in")]
+    assert found == ["b.WAV", "deep/a.aiff", "link/d.flac"]
 
 
 def no_file(path):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -142,6 +144,45 @@ def test_a_corpus_without_audio_and_a_folder_of_another_corpus_are_refused(tmp_p
     corpora.prepare("speech_commands", root=root, out=tmp_path / "out")
     with pytest.raises(RequestError, match="holds a run with other settings or data: corpus"):
         corpora.prepare("keyword_folders", root=root, out=tmp_path / "out")
+
+
+def test_a_folder_keeps_the_corpus_that_it_holds(tmp_path):
+    one = tree(tmp_path / "one", "yes/a.wav", "_background_noise_/tap.wav")
+    two = tree(tmp_path / "two", "yes/a.wav")
+    for _ in range(2):
+        corpora.prepare("keyword_folders", root=one, out=tmp_path / "out")
+    with pytest.raises(RequestError, match="holds a run with other settings or data: root"):
+        corpora.prepare("keyword_folders", root=two, out=tmp_path / "out")
+    manifests.import_manifest(tmp_path / "out", out=tmp_path / "imported")
+    with pytest.raises(RequestError, match="comes from elsewhere"):
+        corpora.prepare("keyword_folders", root=two, out=tmp_path / "imported")
+    assert len(manifests.read(tmp_path / "imported")) == 2
+
+
+def test_what_lies_elsewhere_is_named(tmp_path, caplog):
+    names = ["yes/a.wav", "yes/deeper/b.wav", "no/deeper/c.wav", "tree/d.aiff", "yes/._a.wav"]
+    root = tree(tmp_path / "set", *names)
+    assert labels(prepared(tmp_path, "keyword_folders", root)["all"]) == {
+        "tree/d.aiff": "tree",
+        "yes/a.wav": "yes",
+    }
+    assert "2 audio files do not lie where" in caplog.text
+    assert "no/deeper/c.wav, yes/deeper/b.wav" in caplog.text
+    assert f"{root / 'no'}: holds no audio file, so there is no such word" in caplog.text
+
+
+def test_ids_do_not_depend_on_how_the_root_is_written(tmp_path, monkeypatch):
+    root = tree(tmp_path / "set", "yes/a.wav")
+    monkeypatch.chdir(root / "yes")
+    found = [corpora.prepare_keyword_folders(Path(name))["all"] for name in ("..", "../../set")]
+    assert [list(cuts.ids) for cuts in found] == [["set/yes/a.wav"]] * 2
+
+
+def test_a_list_that_is_no_text_is_refused(tmp_path):
+    root = speech_commands(tmp_path / "gsc")
+    (root / "testing_list.txt").write_bytes(b"caf\xe9/a.wav")
+    with pytest.raises(RequestError, match=r"testing_list\.txt: is no UTF-8 text"):
+        corpora.prepare("speech_commands", root=root, out=tmp_path / "out")
 
 
 def test_synthetic_is_delegated(tmp_path, monkeypatch):

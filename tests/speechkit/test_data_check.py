@@ -227,6 +227,29 @@ def test_headers_of_files_with_several_channels_are_checked(tmp_path):
     assert findings_of(tmp_path, tmp_path / "stereo.jsonl") == {("rate", "a")}
 
 
+def test_reasons_are_told_apart_in_files_of_several_channels(tmp_path):
+    for name in ("gone", "empty", "nan"):
+        soundfile.write(tmp_path / f"{name}.wav", np.ones((16000, 2)), 16000, subtype="FLOAT")
+    cuts = [Recording.from_file(tmp_path / f"{n}.wav").to_cut() for n in ("gone", "empty", "nan")]
+    manifests.write(cuts, tmp_path / "cuts.jsonl")
+    (tmp_path / "gone.wav").unlink()
+    (tmp_path / "empty.wav").write_bytes(b"")
+    soundfile.write(tmp_path / "nan.wav", np.full((16000, 2), np.nan), 16000, subtype="FLOAT")
+    kinds = {id_.removesuffix("-multi"): kind for kind, id_ in findings_of(tmp_path, tmp_path)}
+    assert kinds == {"gone": "missing", "empty": "empty", "nan": "nan"}
+
+
+def test_a_name_that_no_file_can_have_is_a_row(tmp_path):
+    path = clean_set(tmp_path / "set")
+    odd = {"duration": 1.0, "sample_rate": 16000}
+    names = ["a" * 300 + ".wav", "a\ud800b.wav"]
+    with path.open("a") as file:
+        file.writelines(json.dumps({"audio_filepath": name, **odd}) + "\n" for name in names)
+    found = findings_of(tmp_path, path)
+    assert {kind for kind, _ in found} == {"broken"}
+    assert len(found) == 2
+
+
 def test_a_cut_of_nothing_is_missing(tmp_path):
     cuts = [MonoCut("bare", 0, 1, channel=0), *manifests.read(clean_set(tmp_path / "set", count=2))]
     manifests.write(cuts, tmp_path / "bare.jsonl")

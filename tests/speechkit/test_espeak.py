@@ -1,4 +1,6 @@
+import signal
 import sys
+import timeit
 
 import numpy as np
 import pytest
@@ -36,6 +38,33 @@ def test_all_corpus_voices_exist_and_speak_equally_each_time(monkeypatch):
         assert np.array_equal(first[name], speak("fish soup", Voice(f"en+{name}")).audio), name
     assert len({audio.tobytes() for audio in first.values()}) == len(names)
     assert max(np.abs(audio).max() for audio in first.values()) < 0.9
+
+
+@installed
+def test_an_interrupt_is_raised_and_never_costs_speech():
+    """ctypes drops what is raised while C calls Python, and the rest would be spoken without it."""
+    whole = speak(TEXT, VOICES[0]).audio
+    took_s = min(timeit.repeat(lambda: speak(TEXT, VOICES[0]), number=1, repeat=3))
+    interrupted = 0
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        for part in np.linspace(0.05, 0.95, 40):
+            signal.setitimer(signal.ITIMER_REAL, float(part) * took_s)
+            try:
+                assert np.array_equal(speak(TEXT, VOICES[0]).audio, whole)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGINT, former)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    assert interrupted > 20
 
 
 @installed

@@ -146,6 +146,9 @@ def test_a_stream_takes_int16_and_refuses_nan(frontend):
     floats = audio.astype(np.float32) / np.float32(INT16_SCALE)
     expected = streamed(frontend.stream(), floats, [1000])
     assert_close(streamed(frontend.stream(), audio, [1000]), expected, 0)
+    half = torch.from_numpy(floats).bfloat16()
+    rounded = streamed(frontend.stream(), half.float().numpy(), [1000])
+    assert_close(streamed(frontend.stream(), half, [1000]), rounded, 0)
     with pytest.raises(AudioError, match="NaN"):
         frontend.stream().push(np.full(100, np.nan, dtype=np.float32))
 

@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -190,6 +191,38 @@ def test_broken_audio_does_not_break_reading(tmp_path):
             load_cut(cut)
 
 
+def cut_row(id_="a", *, duration=1.0, speaker=None):
+    supervision = {"id": id_, "recording_id": id_, "start": 0, "duration": 1, "speaker": speaker}
+    return {
+        "type": "MonoCut",
+        "id": id_,
+        "start": 0,
+        "duration": duration,
+        "channel": 0,
+        "supervisions": [supervision],
+    }
+
+
+def test_an_empty_speaker_is_none(tmp_path):
+    cuts = manifests.read(nemo(tmp_path, row(speaker=" "), row("b.wav", speaker=" bob ")))
+    assert [manifests.speaker_of(cut) for cut in cuts] == [None, "bob"]
+
+
+def test_names_that_are_no_utf8_are_names(tmp_path):
+    """As archives of other systems leave them: a file like any other."""
+    name = os.fsdecode(b"caf\xe9.wav")
+    write_audio(tmp_path / "set" / name, np.zeros(12345, np.float32), sample_rate=8000)
+    (tmp_path / "set" / "manifest.jsonl").write_text(json.dumps({"audio_filepath": name}))
+    for source in (tmp_path / "set", tmp_path / "out"):
+        (cut,) = manifests.read(source)
+        assert len(load_cut(cut, sample_rate=8000)) == 12345
+        manifests.write([cut], tmp_path / "out" / "cuts.jsonl.gz")
+    (tmp_path / "m.jsonl").write_text('{"audio_filepath": "a\\ud800b.wav"}')
+    (cut,) = manifests.read(tmp_path / "m.jsonl")
+    with pytest.raises(AudioError, match="cannot be opened"):
+        load_cut(cut)
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
@@ -208,6 +241,15 @@ def test_broken_audio_does_not_break_reading(tmp_path):
         ([row(start=0.5, end=0.5)], "start 0.5 s must lie before end 0.5 s"),
         ([row(), row()], "1 ids occur more than once .set/a.wav."),
         ([{"type": "MonoCut", "id": "x"}], "line 1: is no lhotse cut"),
+        ([cut_row(), cut_row("b", duration=float("nan"))], r"line 2: .*\(duration nan\)"),
+        ([cut_row(duration="1")], "line 1: is no lhotse cut"),
+        ([cut_row(speaker=["a"])], r"speaker \['a'\]"),
+        ([{"type": "MixedCut", "id": "x", "tracks": []}], "line 1: is no lhotse cut"),
+        ([row(duration=1e306)], "duration 1e[+]306 must be a number"),
+        ([row(sample_rate=True)], "sample_rate True"),
+        ([row(sample_rate=10**40)], "sample_rate 10000"),
+        (['{"duration": 1' + "0" * 5000 + "}"], "line 1: is no JSON"),
+        (["[" * 100_000], "line 1: is no JSON"),
     ],
 )
 def test_bad_manifests_are_refused(tmp_path, rows, message):
