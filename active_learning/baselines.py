@@ -36,6 +36,7 @@ from speechkit.active_learning.models import (
 from speechkit.ctc_beam import Hypothesis
 from speechkit.errors import RequestError
 from speechkit.manifests import text_of
+from speechkit.ranges import require
 from speechkit.seeds import seed_of
 
 logger = logging.getLogger(__name__)
@@ -268,6 +269,9 @@ class Sketch:
 
     size: int = 16
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self, "size", at_least=1)
 
     def score(self, batch: Utterances) -> Columns:
         """Return size^2 numbers a clip, under the name ``embedding``."""

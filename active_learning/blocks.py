@@ -151,6 +151,22 @@ def pending(blocks: Iterable[Block], folder: Path) -> list[Block]:
     return left
 
 
+def reopen(folder: Path, *, failed: bool) -> int:
+    """Remove parts, to be scored again; return how many.
+
+    Parameters
+    ----------
+    failed
+        those alone that hold a failed row: it may be the machine's fault, a disk that was not there
+        or memory that ran out.
+    """
+    chosen = [path for path in _parts(folder) if not failed or FAILED in _states(path)]
+    for path in chosen:
+        (folder / SUCCESS_NAME).unlink(missing_ok=True)
+        path.unlink()
+    return len(chosen)
+
+
 def commit(block: Block, rows: Iterable[Mapping[str, Any]], folder: Path) -> None:
     """Write the rows of a block as its part, whole or not at all; equal rows give equal bytes.
 
@@ -194,11 +210,7 @@ def finish(blocks: Sequence[Block], folder: Path) -> dict[str, int]:
         raise JobError(
             f"{folder}: {_some(sorted(strange))} belong to another pool; use a new --out"
         )
-    counts = Counter(
-        status
-        for path in _parts(folder)
-        for status in pq.read_table(path, columns=["status"])["status"].to_pylist()
-    )
+    counts = Counter(status for path in _parts(folder) for status in _states(path))
     for leftover in folder.glob(".tmp-*"):  # of processes that were killed while they wrote
         leftover.unlink(missing_ok=True)
     totals = {
@@ -293,6 +305,10 @@ def _is_done(block: Block, folder: Path) -> bool:
             f"{path}: holds scores of another pool or block size; give another --out"
         )
     return True
+
+
+def _states(part: Path) -> list[str]:
+    return list(pq.read_table(part, columns=["status"])["status"].to_pylist())
 
 
 def _parts(folder: Path) -> list[Path]:

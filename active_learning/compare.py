@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from speechkit.active_learning.blocks import OK, digest
+from speechkit.active_learning.blocks import OK
 from speechkit.active_learning.comparison_report import comparison_markdown
 from speechkit.active_learning.composition import composition, describe
 from speechkit.active_learning.curves import Curve, areas_per_seed, label_saving, reduction
@@ -26,6 +26,7 @@ from speechkit.active_learning.statistics import (
     top_overlap,
 )
 from speechkit.errors import RequestError
+from speechkit.files import file_digest
 from speechkit.reports import provenance, write_report
 
 Json = dict[str, Any]
@@ -108,7 +109,7 @@ def compare(
     table = read_joined(scores) if scores else None
     report: Json = {
         **provenance(
-            seed=config.seed, data={str(run): digest(read_rows(results_path(run))) for run in runs}
+            seed=config.seed, data={str(run): file_digest(results_path(run)) for run in runs}
         ),
         "comparison": asdict(config),
         "metrics": {metric: compare_metric(results, metric, config) for metric in wanted},
@@ -156,11 +157,15 @@ def compare_metric(results: Results, metric: str, config: ComparisonConfig) -> J
     for name in strategies:
         if partial := sorted(set(results.cells[name]) - set(seeds[name])):
             notes.append(f"{name}: seeds {', '.join(map(str, partial))} lack some shares, left out")
-    curves = {
-        name: _curve_json(results, name, seeds[name], metric, config)
-        for name in strategies
-        if seeds[name]
-    }
+    curves: dict[str, Json] = {}
+    for name in strategies:
+        try:
+            if seeds[name]:
+                curves[name] = _curve_json(results, name, seeds[name], metric, config)
+        except RequestError as error:
+            if name == config.baseline:
+                raise
+            notes.append(f"no curve of {error}")
     return {"curves": curves, "against_baseline": rows, "notes": notes}
 
 
@@ -270,7 +275,13 @@ def _compositions(folders: Sequence[Path], table: pa.Table | None) -> dict[str, 
         if table is None:
             found[str(folder)] = describe(pa.Table.from_pylist(rows, schema=_DESCRIBED))
         else:
-            made_of = composition(table, [row["id"] for row in rows])
+            ids = [row["id"] for row in rows]
+            if strange := set(ids) - set(table["id"].to_pylist()):
+                raise RequestError(
+                    f"{folder}: {len(strange)} of {len(ids)} clips have no row in the scores "
+                    f"({min(strange)}); give scores of the pool that they were selected from"
+                )
+            made_of = composition(table, ids)
             found[str(folder)] = {name: row["selected"] for name, row in made_of.items()}
     return found
 

@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from speechkit.active_learning.annotations import TextRules
 from speechkit.active_learning.labelling import Labelling
@@ -210,6 +211,7 @@ def _headline(labelling: Labelling, index: int | None) -> str:
 def _player(labelling: Labelling, index: int, folder: Path) -> str:
     try:
         path = labelling.write_audio(index, folder)
-    except AudioError as error:
+    except (AudioError, JobError, OSError) as error:
         return f"<p>This clip cannot be played: {html.escape(str(error))}. Skip it.</p>"
-    return f'<audio id="player" controls autoplay src="/gradio_api/file={path}"></audio>'
+    source = f"/gradio_api/file={quote(str(path))}"
+    return f'<audio id="player" controls autoplay src="{source}"></audio>'

@@ -6,6 +6,7 @@ clip's rank.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -120,13 +121,15 @@ def _annotation(id_: str, given: Json) -> Annotation:
     skipped = bool(given.get("was_cancelled"))
     seconds, who = given.get("lead_time"), given.get("completed_by")
     who = who.get("email") or who.get("id") if isinstance(who, dict) else who
-    text, fault = (None, None) if skipped else _transcript(given.get("result") or [])
+    regions = given.get("result")
+    regions = regions if isinstance(regions, list) else []
+    text, fault = (None, None) if skipped else _transcript(regions)
     return Annotation(
         id=id_,
         status="ignored" if skipped else "labelled" if fault is None else "rejected",
         text=text,
         annotator=None if who is None else str(who),
-        seconds=float(seconds) if isinstance(seconds, int | float) else None,
+        seconds=_number(seconds) if isinstance(seconds, int | float) else None,
         updated=_when(given),
         detail=fault,
     )
@@ -134,9 +137,10 @@ def _annotation(id_: str, given: Json) -> Annotation:
 
 def _number(value: Any) -> float:
     try:
-        return float(value or 0.0)
-    except (TypeError, ValueError):
+        number = float(value or 0.0)
+    except (TypeError, ValueError, OverflowError):
         return 0.0
+    return number if math.isfinite(number) else 0.0
 
 
 def _transcript(result: Iterable[Any]) -> tuple[str, str | None]:
@@ -153,7 +157,16 @@ def _transcript(result: Iterable[Any]) -> tuple[str, str | None]:
     if len(values) > 1 and _FIELD not in values:
         return "", f"texts in the fields {', '.join(sorted(values))}; name one {_FIELD}"
     only = next(iter(values.values()), [])
-    return _joined(values.get(_FIELD, only)), None
+    chosen = values.get(_FIELD, only)
+    if not all(_is_text(value.get("text")) for value in chosen):
+        return "", "its text is neither a string nor a list of strings"
+    return _joined(chosen), None
+
+
+def _is_text(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(line, str) for line in value)
+    return value is None or isinstance(value, str)
 
 
 def _joined(values: list[Json]) -> str:

@@ -5,6 +5,8 @@ that an interruption costs nothing and a second visit goes on where the first on
 """
 
 import datetime
+import threading
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +78,10 @@ class Labelling:
             raise RequestError(f"{selection}: no clip is selected; select some")
         self.out = out
         self.rules = rules
-        self.choices = None if choices is None else list(choices)
+        self.choices = None if choices is None else _distinct(choices)
         self.annotator = annotator
         self.labels = read_labels(out)
+        self._writing = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.cuts)
@@ -115,11 +118,15 @@ class Labelling:
     def label(self, index: int, text: str, *, seconds: float | None = None) -> str | None:
         """Keep a label; return None, or, of a text that cannot be one, why it was not kept."""
         cut = self.cuts[index]
+        if self.choices is not None:
+            chosen = [choice for choice in self.choices if _tidied(choice) == _tidied(text)]
+            if not chosen:
+                return f"{text!r} is none of {', '.join(self.choices)}"
+            self._keep(self._annotation(cut, "labelled", chosen[0], seconds))
+            return None
         checked = check(self._annotation(cut, "labelled", text, seconds), cut, self.rules)
         if checked.status == "rejected":
             return checked.detail
-        if self.choices is not None and checked.text not in self.choices:
-            return f"{checked.text!r} is none of {', '.join(self.choices)}"
         self._keep(checked)
         return None
 
@@ -132,12 +139,13 @@ class Labelling:
 
         Raises
         ------
-        AudioError
-            if the clip cannot be read.
+        AudioError, JobError, OSError
+            if the clip cannot be read, or not be written.
         """
         path = folder / f"{index:05d}.wav"
-        if not path.is_file():
-            write_audio(path, load_cut(self.cuts[index]))
+        with self._writing:  # two pages may come to one clip
+            if not path.is_file():
+                write_audio(path, load_cut(self.cuts[index]))
         return path
 
     def progress(self) -> Progress:
@@ -169,3 +177,15 @@ class Labelling:
         save(self.out, [annotation], self.cuts)
         # what others saved to the folder meanwhile counts too
         self.labels = read_labels(self.out)
+
+
+def _distinct(choices: Sequence[str]) -> list[str]:
+    if not choices or not all(choice.strip() for choice in choices):
+        raise RequestError(f"choices {list(choices)}: give labels that are not empty")
+    if len(set(map(_tidied, choices))) < len(choices):
+        raise RequestError(f"choices {list(choices)}: give each once")
+    return list(choices)
+
+
+def _tidied(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())

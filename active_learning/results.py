@@ -134,7 +134,7 @@ class Results:
         Raises
         ------
         RequestError
-            if rows lack seconds where they are the axis.
+            if seconds are the axis, and rows lack them or do not ascend in them.
         """
         rows = [[self._row(strategy, seed, share, metric) for share in shares] for seed in seeds]
         errors = np.array([[row[metric] for row in line] for line in rows], dtype=np.float64)
@@ -143,7 +143,13 @@ class Results:
         if not all(_is_number(row.get("seconds")) for line in rows for row in line):
             raise RequestError(f"{strategy}: rows lack seconds; compare over shares")
         seconds = np.array([[row["seconds"] for row in line] for line in rows], dtype=np.float64)
-        return Curve(seconds.mean(axis=0), errors)
+        x = seconds.mean(axis=0)
+        if len(same := np.flatnonzero(np.diff(x) <= 0)):
+            raise RequestError(
+                f"{strategy}: shares {shares[same[0]]:g} and {shares[same[0] + 1]:g} hold the same "
+                "seconds; compare over shares"
+            )
+        return Curve(x, errors)
 
     def _shares(self, strategy: str, seed: int, metric: str) -> set[float]:
         own = self.cells[strategy].get(seed, {})

@@ -1,6 +1,7 @@
 """`speechkit al score`: from a pool of clips to a folder with a row of scores for each."""
 
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,20 +19,23 @@ from speechkit.active_learning.blocks import (
     finish,
     pending,
     read_scores,
+    reopen,
     scores_folder,
 )
 from speechkit.active_learning.blocks import verify as compare_with_pool
 from speechkit.active_learning.cascade import Cascade
 from speechkit.active_learning.engines import Engine, EngineName, Local
 from speechkit.active_learning.models import Model
-from speechkit.active_learning.scorers import split
+from speechkit.active_learning.scorers import committee_members, split
 from speechkit.active_learning.scoring import ClipScorer, ScoringConfig
 from speechkit.checkpoint import model_digest
+from speechkit.claims import claim
 from speechkit.errors import JobError, RequestError
 
 logger = logging.getLogger(__name__)
 
 _STAGES = "stages"
+_POOL = "pool.json"
 
 
 def score(
@@ -43,6 +47,7 @@ def score(
     engine: EngineName = "local",
     actors: int = 1,
     stall_s: float = 1800.0,
+    retry_failed: bool = False,
     verify: bool = False,
     config: ScoringConfig = ScoringConfig(),
 ) -> int:
@@ -67,6 +72,8 @@ def score(
         of Ray.
     stall_s
         seconds without a new part after which Ray is given up.
+    retry_failed
+        score the clips that failed once more, and those of their blocks.
     verify
         score nothing; say whether every clip of the pool has one row (exit status 1 if not).
     """
@@ -81,11 +88,18 @@ def score(
         return 0 if found.whole else 1
     checkpoint.load_config(model)
     worker = engines.build(engine, actors=actors, stall_s=stall_s)
+    if retry_failed:
+        if worker.leads:
+            logger.info("%s: %d blocks are scored again", folder, take_back_failed(folder))
+        worker.wait()
     counts = score_pool(list(cuts), model, texts, folder=folder, config=config, engine=worker)
     if worker.leads:
         logger.info("%s: %s", folder, compare_with_pool(folder, cuts.ids))
         if counts["failed"] == counts["clips"]:
-            raise JobError(f"{folder}: not one clip could be scored; the rows say why")
+            raise JobError(
+                f"{folder}: not one clip could be scored; the rows say why. Once that is mended, "
+                "--retry-failed scores them again"
+            )
     return 0
 
 
@@ -112,10 +126,13 @@ def score_pool(
     Raises
     ------
     RequestError
-        if there are no clips, ids repeat, or strategies or model are not what they should be.
+        if there are no clips, ids repeat, strategies or model are not what they should be, or the
+        folder was begun with other clips under these ids.
     """
     if not cuts:
         raise RequestError("the pool is empty; give at least one clip")
+    if engine.leads:
+        claim(folder, {"pool": _extents(cuts)}, file=_POOL)
     blocks = cut_blocks((cut.id for cut in cuts), size=config.block_size)
     by_id = {cut.id: cut for cut in cuts}
     texts, cascades = cascade.separate(strategies)
@@ -132,13 +149,34 @@ def score_pool(
     return finish(blocks, folder) if engine.leads else {}
 
 
+def take_back_failed(folder: Path) -> int:
+    """Remove the blocks with a clip that failed, to be scored again; return how many."""
+    stages = folder / _STAGES
+    if not stages.is_dir():
+        return reopen(folder, failed=True)
+    count = sum(reopen(stage, failed=True) for stage in sorted(stages.iterdir()))
+    if count:
+        # which clips a cascade refines depends on all of its first stage
+        for later in stages.iterdir():
+            if later.name != "0":
+                shutil.rmtree(later)
+        reopen(folder, failed=False)
+    return count
+
+
+def _extents(cuts: Sequence[Cut]) -> str:
+    """Return 16 hex digits over where clips lie, not over labels, which may come in meanwhile."""
+    return digest(
+        sorted([c.id, round(getattr(c, "start", 0.0), 6), round(c.duration, 6)] for c in cuts)
+    )
+
+
 def config_digest(strategies: Sequence[str], config: ScoringConfig) -> str:
     """Return 16 hex digits over strategies, the models of committees among them, and settings."""
     members = {
         folder: model_digest(Path(folder))
         for text in strategies
-        if text.startswith("committee:models=")
-        for folder in text.partition("=")[2].split("+")
+        for folder in committee_members(text)
     }
     return digest({"strategies": list(strategies), "members": members, **asdict(config)})
 

@@ -111,6 +111,30 @@ def parse(texts: Sequence[str], table: Mapping[str, Build], *, seed: int) -> lis
     return [_parse(text, table, seed) for text in split(texts)]
 
 
+def require_known(texts: Sequence[str]) -> None:
+    """Refuse names and parameters that are of neither kind of model, before there is one.
+
+    Raises
+    ------
+    RequestError
+        as `parse` does for a recogniser.
+    """
+    for text in texts:
+        try:
+            parse([text], SPOTTER, seed=0)
+        except RequestError:
+            parse([text], RECOGNISER, seed=0)
+
+
+def committee_members(text: str) -> list[str]:
+    """Return the folders of a committee; none of another strategy."""
+    name, _, rest = text.partition(":")
+    if name.strip() != "committee":
+        return []
+    pairs = (part.strip().partition("=") for part in rest.split(","))
+    return [folder for key, _, value in pairs if key == "models" for folder in value.split("+")]
+
+
 def _parse(text: str, table: Mapping[str, Build], seed: int) -> Strategy:
     name, _, rest = text.partition(":")
     if name not in table:

@@ -214,6 +214,9 @@ def _pick(candidates: Candidates, budget: Budget, config: SelectionConfig) -> li
     keys = keys_of(candidates.ids, seed=config.seed)
     weights = _weights(candidates.utility, config)
     if config.method == "proportional":
+        # relative, since times of tiny weights would all be infinite
+        largest = weights.max(initial=0.0)
+        weights = weights / largest if largest > 0 else weights
         with np.errstate(divide="ignore"):
             # the order in which exponential clocks of these rates ring (Efraimidis, Spirakis 2006)
             times = -np.log(uniforms(keys)) / weights

@@ -24,12 +24,14 @@ import pyarrow as pa
 from lhotse.cut import Cut
 
 from speechkit import manifests
+from speechkit.active_learning import cascade
 from speechkit.active_learning.blocks import digest, read_scores
 from speechkit.active_learning.budget import Budget
 from speechkit.active_learning.cells import Cells
 from speechkit.active_learning.jsonl import Row
 from speechkit.active_learning.query import Query
 from speechkit.active_learning.score import score_pool
+from speechkit.active_learning.scorers import require_known
 from speechkit.active_learning.scoring import ScoringConfig
 from speechkit.active_learning.select import write_selection
 from speechkit.active_learning.selection import choose
@@ -44,6 +46,7 @@ SHARES = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
 _TARGET = re.compile(r"speechkit(\.[a-z_]+)+:[A-Za-z_]+")
 # rows of another one are not comparable: what a share of 0 means has changed once
 _PROTOCOL = 2
+_LONGEST_NAME = 80
 
 
 class Fit(Protocol[M]):
@@ -104,6 +107,10 @@ class SimulationConfig:
     def __post_init__(self) -> None:
         if not self.shares or not all(0 <= share <= 1 for share in self.shares):
             raise RequestError(f"shares {list(self.shares)}: give numbers from 0 to 1")
+        if self.scoring.seed:
+            raise RequestError(
+                f"scoring.seed {self.scoring.seed}: each run scores by its own seed; leave it out"
+            )
 
 
 def simulate(
@@ -143,6 +150,8 @@ def simulate(
     names = [query.name for query in parsed]
     if len(set(names)) < len(names):
         raise RequestError(f"queries {names}: give each one once")
+    for query in parsed:  # before hours of training
+        require_known(cascade.separate(query.strategies)[0])
     fixed = {name: value for name, value in asdict(config).items() if name != "shares"}
     cells = Cells(out, {"protocol": _PROTOCOL, **fixed, **(settings or {})}, carried)
     cells.claim()
@@ -187,6 +196,8 @@ def run(
         a file of rows that were measured elsewhere and are not to be measured again; gets the new
         ones.
     """
+    if seeds < 1:
+        raise RequestError(f"seeds {seeds}: give 1 or more")
     teacher = load_learner(learner)
     parts = Split(*(list(manifests.read(path)) for path in (base, pool, test)))
     rows = simulate(
@@ -317,5 +328,5 @@ class _Run:
         return self.fit(cuts, init, seed=self.seed, out=self.folder / cell)
 
     def _name(self, name: str, share: float) -> str:
-        plain = re.sub(r"[^A-Za-z0-9_.=+-]", "_", name)
+        plain = re.sub(r"[^A-Za-z0-9_.=+-]", "_", name)[:_LONGEST_NAME]  # the digest tells apart
         return f"{self.seed}-{plain}-{digest(name)[:6]}-{share:g}"

@@ -1,6 +1,7 @@
 """``speechkit asr align``: where the words of known texts lie in their recordings."""
 
 import logging
+import os
 from pathlib import Path
 
 from lhotse.cut import Cut
@@ -17,6 +18,9 @@ from speechkit.errors import JobError, RequestError
 from speechkit.files import write_text
 
 logger = logging.getLogger(__name__)
+
+# bytes, as most systems have it, less an ending and what a temporary name adds
+_LONGEST_NAME = 200
 
 
 def align(
@@ -40,12 +44,17 @@ def align(
         ctm or textgrid for other programs; srt; json with the times of tokens and confidences.
     """
     transcriber = Transcriber.load(model, DecodingConfig(own_lm=False))
-    spoken = [cut for cut in manifests.read_all(cuts) if transcriber.recogniser.reference(cut)]
+    given = list(manifests.read_all(cuts))
+    spoken = [cut for cut in given if transcriber.recogniser.reference(cut)]
     if not spoken:
         raise RequestError("no cut has a text to align; give transcribed cuts")
+    if len(spoken) < len(given):
+        logger.warning("%d cuts without a text left out", len(given) - len(spoken))
     names = {cut.id: cut.id.replace("/", "_") for cut in spoken}
     if len(set(names.values())) < len(names):
         raise RequestError("ids that differ in / and _ alone would share a file; rename one")
+    if odd := [id_ for id_, name in names.items() if not _can_be_a_file(name)]:
+        raise RequestError(f"id {odd[0]!r}: can be no file's name; rename the cut")
     transcriber.recogniser.inputs.require(spoken)
     transcriber.recogniser.hear(spoken)
     failed = 0
@@ -63,6 +72,10 @@ def align(
             write_text(out / f"{names[cut.id]}.{suffix}", text)
     logger.info("%s: %d of %d cuts aligned", out, len(spoken) - failed, len(spoken))
     return 1 if failed else 0
+
+
+def _can_be_a_file(name: str) -> bool:
+    return "\0" not in name and len(os.fsencode(name)) <= _LONGEST_NAME
 
 
 def align_cut(transcriber: Transcriber, cut: Cut) -> Hypothesis:

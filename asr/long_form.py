@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from speechkit.asr import bootstrap
 from speechkit.asr.decoding import DecodingConfig
-from speechkit.asr.isolated import GIB, Limits, run_isolated
 from speechkit.asr.scoring import (
     CorpusScore,
     Counts,
@@ -28,6 +27,7 @@ from speechkit.asr.scoring import (
 )
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import JobError, RequestError
+from speechkit.isolated import GIB, Limits, run_isolated
 from speechkit.ranges import require
 
 Way = Literal["one pass", "chunks", "utterances"]

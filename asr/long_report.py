@@ -15,10 +15,10 @@ from lhotse.cut import Cut
 
 from speechkit import manifests
 from speechkit.asr import long_form
-from speechkit.asr.isolated import Limits
 from speechkit.asr.long_form import WAYS, LongFormConfig
 from speechkit.asr.step_cost import StepConfig, step_row
 from speechkit.files import atomic_path, write_json
+from speechkit.isolated import Limits
 from speechkit.reports import markdown_table, provenance, write_report
 
 logger = logging.getLogger(__name__)

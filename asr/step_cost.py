@@ -12,8 +12,8 @@ from torch.nn.utils import clip_grad_norm_
 
 from speechkit import ctc
 from speechkit.asr.encoders import Network, SparseConfig
-from speechkit.asr.isolated import GIB, Limits, own_peak_bytes, run_isolated
 from speechkit.errors import RequestError
+from speechkit.isolated import GIB, Limits, own_peak_bytes, run_isolated
 
 _FLOAT_BYTES = 4
 

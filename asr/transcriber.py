@@ -198,7 +198,12 @@ class Transcriber:
         frames = round(_PIECE_S / self.recogniser.frame_s)
         config = BeamConfig(beam=self.config.beam or 1, nbest=1)
         for piece in pieces_at_blanks(log_probs, frames):
-            best = ctc_beam.beam_search(piece, config=config, scorer=self.scorer)[0][0]
+            try:
+                best = ctc_beam.beam_search(piece, config=config, scorer=self.scorer)[0][0]
+            except MemoryError as error:
+                raise JobError(
+                    f"memory ran out in the search: lower beam, which is {config.beam}"
+                ) from error
             found = best.tokens if best.score > -math.inf else self._whole_words(best.tokens)
             tokens += self._spaced(tokens, found)
         return tuple(tokens)

@@ -28,6 +28,7 @@ from speechkit.asr.utterances import AugmentConfig
 from speechkit.audio import SAMPLE_RATE, load_cut, write_audio
 from speechkit.augment import add_noise
 from speechkit.batching import BatchConfig
+from speechkit.claims import claim
 from speechkit.cli import run_recipe
 from speechkit.seeds import seed_of
 
@@ -68,12 +69,11 @@ def al_digits(
         gets training/, dev/ and test/ (joined digits), and runs/results.jsonl.
     utterances
         joined for base and pool; a third as many to measure on, a tenth to choose epochs on.
-    queries, shares
-        strategies, and shares of the pool.
-    config, further, cells
+    queries, shares, config, further, cells
         see al_an4.py.
     """
     digits = list(manifests.read(root))
+    claim(out, {"digits": manifests.fingerprint(digits), "utterances": utterances}, file="of.json")
     of = manifests.folds(digits, FOLDS, by="clip").of
     test, dev, training = (
         list(join([c for c in digits if of[c.id] in folds], utterances // part, out / name))

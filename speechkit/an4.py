@@ -4,7 +4,6 @@ A row of the manifest names the frames ``offset : offset + frames`` of the array
 frames, 13) in feats.npz: cepstra at 100 frames a second. Any portion of that form is taken.
 """
 
-import hashlib
 import json
 import logging
 import zipfile
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from speechkit import manifests
 from speechkit.audio import SAMPLE_RATE
 from speechkit.errors import JobError, RequestError
+from speechkit.files import file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -88,12 +88,7 @@ def read(source: Path, out: Path) -> CutSet:
 
 def _source(folder: Path) -> dict[str, str]:
     paths = [folder / name for name in ("manifest.jsonl", "feats.npz")]
-    return {path.name: _digest(path) for path in paths if path.is_file()}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return {path.name: file_digest(path) for path in paths if path.is_file()}
 
 
 def _rows(manifest: Path) -> Iterator[tuple[str, Row]]:

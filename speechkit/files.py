@@ -1,6 +1,7 @@
 """Writing files so that a reader, or a kill in the middle, never sees half of one."""
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -38,6 +39,12 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+
+
+def file_digest(path: Path) -> str:
+    """Return 16 hex digits over what a file holds."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -121,9 +121,9 @@ class Artifact:
                 kind=config["kind"],
                 shape=ImageShape(*config["image_shape"]) if config["image_shape"] else None,
                 sample_rate=config["sample_rate"],
-                about=config["about"],
+                about=dict(config["about"]),
             )
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise RequestError(
                 f"{folder}: weights and configuration do not fit together ({reason}); the folder "

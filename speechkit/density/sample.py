@@ -82,6 +82,11 @@ def sample_with(
     """
     prompt = _prompt(artifact, config)
     room = artifact.model.config.context - len(prompt)
+    if artifact.shape and room < 1:
+        raise RequestError(
+            f"prompt_bytes {len(prompt)}: are all of a picture of {artifact.shape}, and nothing is "
+            "left to draw; give fewer"
+        )
     length = max(1, room) if config.length is None else config.length
     if artifact.shape and len(prompt) + length != artifact.shape.size:
         raise RequestError(
@@ -92,8 +97,8 @@ def sample_with(
     drawn = np.stack(_drawn(artifact, prompt, length, config), axis=1)
     seconds = time.monotonic() - begun
     whole = np.concatenate([np.tile(prompt, (config.count, 1)), drawn], axis=1)
-    _write(out, whole, artifact)
-    write_json(out / "samples.json", _about(config, model, len(prompt), length, seconds))
+    about = _about(config, model, len(prompt), length, seconds)
+    write_json(out / "samples.json", {"files": _write(out, whole, artifact), **about})
     logger.info(
         "%d samples of %d bytes in %s, %.1f ms a byte", *whole.shape, out, 1e3 * seconds / length
     )
@@ -150,19 +155,22 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _write(out: Path, samples: Bytes, artifact: Artifact) -> None:
+def _write(out: Path, samples: Bytes, artifact: Artifact) -> list[str]:
+    """Return the names of the samples' files, beside which there may be others of earlier calls."""
     out.mkdir(parents=True, exist_ok=True)
-    for index, one in enumerate(samples):
+    suffix = "png" if artifact.shape else "wav" if artifact.kind == "audio" else "txt"
+    names = [f"sample-{index}.{suffix}" for index in range(len(samples))]
+    for name, one in zip(names, samples, strict=True):
         if artifact.shape:
-            write_png(out / f"sample-{index}.png", one, artifact.shape)
+            write_png(out / name, one, artifact.shape)
         elif artifact.kind == "audio":
-            rate = artifact.sample_rate or SAMPLE_RATE
-            write_wav(out / f"sample-{index}.wav", one, sample_rate=rate)
+            write_wav(out / name, one, sample_rate=artifact.sample_rate or SAMPLE_RATE)
         else:
-            with atomic_path(out / f"sample-{index}.txt") as temporary:
+            with atomic_path(out / name) as temporary:
                 temporary.write_bytes(one.tobytes())
     if artifact.shape:
         write_grid(out / "samples.png", samples, artifact.shape)
+    return names
 
 
 def _about(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from speechkit.density.corpus import Bytes
 from speechkit.density.model import DensityModel
-from speechkit.errors import RequestError
+from speechkit.errors import JobError, RequestError
 from speechkit.kernels.decoding import DecodingCache
 from speechkit.ranges import require
 from speechkit.sparse_transformer import Block
@@ -50,8 +50,16 @@ class DrawConfig:
             raise RequestError(f"top_k {self.top_k}: give 1 or more, or 0 for all")
 
     def draw(self, logits_bv: Tensor, uniform_b: NDArray[np.float64]) -> Bytes:
-        """Return a byte (B,) of each distribution, by numbers (B,) from [0, 1)."""
+        """Return a byte (B,) of each distribution, by numbers (B,) from [0, 1).
+
+        Raises
+        ------
+        JobError
+            if logits are NaN or infinite.
+        """
         logits = logits_bv.double().cpu().numpy()
+        if not np.isfinite(logits.max(axis=1)).all():
+            raise JobError("the model gives NaN or infinity: its weights are damaged; train again")
         if self.temperature == 0:
             return logits.argmax(axis=1).astype(np.uint8)
         if 0 < self.top_k < logits.shape[1]:

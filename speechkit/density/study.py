@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import multiprocessing
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,11 +22,13 @@ from speechkit.density.model import DensityConfig, DensityModel
 from speechkit.density.optimisation import Precision, parameter_groups
 from speechkit.errors import JobError
 from speechkit.files import atomic_path
+from speechkit.isolated import Limits, run_isolated
 from speechkit.kernels.peak_memory import peak_bytes, start_counting
 
 _BITS = 1 / math.log(2)
 # of glibc: from this size on, what is freed goes back to the system
 _THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
+_UNLIMITED = Limits(seconds=math.inf, gib=math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,22 +75,16 @@ def step_cost(
     JobError
         if the process ends before it is done, as one does that takes all memory.
     """
-    context = multiprocessing.get_context("spawn")
-    receiving, sending = context.Pipe(duplex=False)
-    arguments = (sending, config, list(batches), learning_rate, precision, torch.get_num_threads())
-    process = context.Process(target=_measure, args=arguments)
     with _environment({_THRESHOLD: str(1 << 20)} if give_back else {}):
-        process.start()
-    sending.close()
-    try:
-        cost: StepCost = receiving.recv()
-    except EOFError as error:
-        process.join()
+        outcome = run_isolated(
+            _measure, config, list(batches), learning_rate, precision, limits=_UNLIMITED
+        )
+    if outcome.stopped is not None:
         raise JobError(
-            f"the process that measured a step of {batches[0].shape[1]:,} bytes ended with status "
-            f"{process.exitcode}: most likely memory ran out; give a smaller model or recompute"
-        ) from error
-    process.join()
+            f"a step of {batches[0].shape[1]:,} bytes: {outcome.stopped}; give a smaller model, or "
+            "recompute"
+        )
+    cost: StepCost = outcome.value
     return cost
 
 
@@ -107,14 +102,8 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 def _measure(
-    sending: Any,
-    config: DensityConfig,
-    batches: list[Bytes],
-    learning_rate: float,
-    precision: Precision,
-    threads: int,
-) -> None:
-    torch.set_num_threads(threads)
+    config: DensityConfig, batches: list[Bytes], learning_rate: float, precision: Precision
+) -> StepCost:
     place = device()
     torch.zeros(1, device=place)
     before = start_counting(place.type)
@@ -132,12 +121,10 @@ def _measure(
         optimizer.zero_grad()
         losses.append(loss.item() * _BITS)
         seconds.append(time.perf_counter() - begun)
-    sending.send(
-        StepCost(
-            seconds=tuple(seconds),
-            bits_per_byte=tuple(losses),
-            peak_bytes=peak_bytes(place.type) - before,
-        )
+    return StepCost(
+        seconds=tuple(seconds),
+        bits_per_byte=tuple(losses),
+        peak_bytes=peak_bytes(place.type) - before,
     )
 
 

@@ -118,6 +118,28 @@ def test_curves_that_end_at_different_seconds_compare_where_both_reach(tmp_path)
     assert found["worst"]["share"] == [0.05, 0.1]
 
 
+def test_shares_of_equal_seconds_are_no_curve_over_seconds(tmp_path):
+    rows = results()
+    for row in rows:
+        if row["strategy"] == "egl" and row["share"] == 0.1:
+            row["seconds"] = 300 * 0.05
+    report = run(tmp_path, rows, config={"axis": "seconds"})
+    assert set(report["metrics"]["wer"]["curves"]) == {"random", "worst"}
+    assert any(
+        "egl: shares 0.05 and 0.1 hold the same seconds" in note
+        for note in report["metrics"]["wer"]["notes"]
+    )
+
+
+def test_a_measure_that_is_no_number_leaves_the_others(tmp_path):
+    rows = results()
+    path = tmp_path / "run" / "results.jsonl"
+    path.parent.mkdir()
+    path.write_text("".join(json.dumps(row | {"loss": float("nan")}) + "\n" for row in rows))
+    compare([path], out=tmp_path / "out", metrics=["wer"], config=ComparisonConfig(draws=50))
+    assert by_name(json.loads((tmp_path / "out/report.json").read_text()))["egl"]["error_p"] < 0.05
+
+
 def test_unfinished_seeds_are_left_out_and_named(tmp_path):
     rows = [r for r in results() if (r["strategy"], r["seed"], r["share"]) != ("egl", 2, 0.4)]
     rows += [cell("late", 0, 0.2, 0.5)]

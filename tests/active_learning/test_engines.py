@@ -256,5 +256,5 @@ def test_an_unknown_engine_is_refused():
 def test_another_pool_in_the_same_folder_is_refused(tmp_path):
     config = ScoringConfig(block_size=4)
     score_pool(pool_of(9), TinyRecogniser(), ["random"], folder=tmp_path, config=config)
-    with pytest.raises(RequestError, match="another pool"):
+    with pytest.raises(RequestError, match="other settings or data: pool"):
         score_pool(pool_of(8), TinyRecogniser(), ["random"], folder=tmp_path, config=config)

@@ -73,6 +73,10 @@ def annotation(text, *, at="2026-01-01T00:00:00Z", cancelled=False, number=1):
     }
 
 
+def region_of(text):
+    return [{"type": "textarea", "from_name": "transcription", "value": {"text": text}}]
+
+
 def returned(path, given):
     """Write a raw export: id -> annotations."""
     tasks = [{"id": i, "data": {"id": id_}, "annotations": a} for i, (id_, a) in enumerate(given)]
@@ -173,6 +177,27 @@ def test_regions_are_joined_by_their_starts():
         {"type": "textarea", "value": {"start": 1.0, "text": "bb"}},
     ]
     assert label_studio._transcript(regions) == ("a b bb c", None)
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"lead_time": float("nan")}, "labelled"),
+        ({"lead_time": 10**400}, "labelled"),
+        ({"result": 5}, "rejected"),
+        ({"result": region_of(5)}, "rejected"),
+        ({"result": region_of([None])}, "rejected"),
+        ({"result": region_of([{"x": 1}])}, "rejected"),
+        ({"result": region_of("a b")}, "labelled"),
+    ],
+)
+def test_odd_values_of_a_tool_are_no_labels(pool, selection, change, status):
+    first = ids_of(selection)[0]
+    path = returned(pool / "odd.json", [(first, [annotation("a b") | change])])
+    import_labels(path, selection=selection, out=pool / "labels")
+    kept = read_labels(pool / "labels")[first]
+    assert kept.status == status
+    assert kept.text == ("a b" if status == "labelled" else "")
 
 
 def test_comments_are_no_part_of_a_transcript(pool, selection):

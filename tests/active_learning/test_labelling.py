@@ -1,6 +1,7 @@
 """Labelling without a browser: what is shown, what is kept, and where a second visit goes on."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -105,6 +106,28 @@ def test_rules_and_choices(tmp_path, selection):
     assert (picked.text(0), picked.text(1)) == ("", "guess 1")
     assert picked.label(0, "maybe") == "'maybe' is none of yes, guess 1"
     assert picked.label(0, "yes") is None
+
+
+@pytest.mark.parametrize("choice", ["cafe\u0301", "turn  left", "_background_noise_" * 9])
+def test_every_choice_can_be_given(tmp_path, selection, choice):
+    picked = Labelling(selection, tmp_path / "labels", choices=["yes", choice])
+    assert picked.label(0, picked.suggestions(0)[1]) is None
+    assert read_labels(tmp_path / "labels")[picked.cuts[0].id].text == choice
+    assert picked.label(1, " yes ") is None
+
+
+@pytest.mark.parametrize("choices", [[], [""], ["yes", " "], ["yes", "yes "]])
+def test_choices_that_are_none(tmp_path, selection, choices):
+    with pytest.raises(RequestError, match="choices"):
+        Labelling(selection, tmp_path / "labels", choices=choices)
+
+
+def test_two_pages_may_come_to_one_clip(tmp_path, selection):
+    labelling = Labelling(selection, tmp_path / "labels")
+    for number in range(5):
+        with ThreadPoolExecutor(8) as threads:
+            paths = list(threads.map(labelling.write_audio, [0] * 8, [tmp_path / f"{number}"] * 8))
+        assert len(load(paths[0])) == 16_000
 
 
 def test_skipping_keeps_a_label_and_a_new_label_remembers_the_old(tmp_path, selection):

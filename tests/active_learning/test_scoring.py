@@ -10,6 +10,8 @@ from speechkit.active_learning import score as score_function
 from speechkit.active_learning.baselines import disagreement
 from speechkit.active_learning.blocks import read_scores, verify
 from speechkit.active_learning.cascade import Cascade
+from speechkit.active_learning.score import config_digest, take_back_failed
+from speechkit.active_learning.scorers import committee_members
 from speechkit.active_learning.scoring import ClipScorer, ScoringConfig
 from speechkit.active_learning.statistics import top_overlap
 from speechkit.cli import run_recipe
@@ -235,3 +237,43 @@ def test_a_pool_of_broken_clips_fails(tmp_path, monkeypatch, model):
     assert run_recipe(score, [*arguments, f"--out={tmp_path}/out"]) == 1
     (row,) = read_scores(tmp_path / "out").to_pylist()
     assert row["error"] == "a: cannot be read"
+    # a disk that was not there, say: what failed is tried again when that is asked for
+    manifests.write([*pool_of(1), cut_of("a")], tmp_path / "cuts.jsonl")
+    assert run_recipe(score, [*arguments, f"--out={tmp_path}/out"]) == 2
+    manifests.write([cut_of("a")], tmp_path / "cuts.jsonl")
+    assert run_recipe(score, [*arguments, f"--out={tmp_path}/out"]) == 1
+    assert run_recipe(score, [*arguments, f"--out={tmp_path}/out", "--retry-failed"]) == 0
+    (row,) = read_scores(tmp_path / "out").to_pylist()
+    assert row["status"] == "ok"
+
+
+def test_scores_of_failed_clips_are_taken_back_in_all_stages(model, tmp_path):
+    cuts, how = [*pool_of(12), cut_of("broken")], {"texts": ["cascade:share=0.5"], "block_size": 4}
+    broken = [*pool_of(12), cut_of("broken", broken=True)]
+    table(tmp_path / "a", broken, model, **how)
+    whole = table(tmp_path / "b", cuts, model, **how)
+    assert take_back_failed(tmp_path / "a") == 1
+    assert table(tmp_path / "a", cuts, model, **how).equals(whole)
+    assert take_back_failed(tmp_path / "a") == 0
+
+
+def test_other_clips_under_the_same_ids_are_refused(model, tmp_path):
+    table(tmp_path, pool_of(4), model)
+    shorter = pool_of(4)
+    shorter[1].duration /= 2
+    with pytest.raises(RequestError, match="holds a run with other settings or data: pool"):
+        table(tmp_path, shorter, model)
+
+
+def test_members_of_a_committee_are_part_of_what_scores_are_of(tmp_path):
+    assert committee_members("committee:models=a+b") == ["a", "b"]
+    assert committee_members("committee: models=a+b") == ["a", "b"]
+    assert committee_members("egl:k=4") == []
+    with pytest.raises(RequestError):
+        config_digest([f"committee: models={tmp_path / 'gone'}"], ScoringConfig())
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_sketch_has_a_size(model, size):
+    with pytest.raises(RequestError, match=f"size {size}: give 1 or more"):
+        ClipScorer(model, [f"embedding:size={size}"])(pool_of(1))

@@ -150,6 +150,16 @@ def test_ties_and_equal_clips(method):
 
 
 @every_method
+@pytest.mark.parametrize("scale", [1e-323, 1e-312, 1e-300, 1e300])
+def test_utilities_of_any_size_choose_each_clip_once(method, scale):
+    rows = [row | {"egl": (i + 1) * scale} for i, row in enumerate(pool(6))]
+    found = pick(rows, "4", method, weights="utility")
+    assert len(set(found.ids)) == 4
+    if scale == 1e-300:
+        assert found.ids == pick([r | {"egl": r["egl"] / scale} for r in rows], "4", method).ids
+
+
+@every_method
 def test_repeated_ids_are_refused(method):
     with pytest.raises(RequestError, match=r"ids occur more than once \(a\)"):
         pick([{"id": "a"}, {"id": "a"}], "1", method)

@@ -193,6 +193,25 @@ def test_wrong_queries_are_refused(queries, tmp_path):
         simulate(Learner(), tmp_path, queries=queries)
 
 
+@pytest.mark.parametrize("wrong", ["bogus", "egl:q=3", "cascade:q=3", "bogus/kmeans++"])
+def test_unknown_strategies_are_refused_before_any_training(wrong, tmp_path):
+    learner = Learner()
+    with pytest.raises(RequestError, match=r"bogus|q=3"):
+        simulate(learner, tmp_path, queries=["random", wrong])
+    assert learner.fits == []
+
+
+def test_a_seed_of_scores_is_the_runs_own():
+    with pytest.raises(RequestError, match=r"scoring\.seed 3: each run scores by its own seed"):
+        SimulationConfig(scoring=ScoringConfig(seed=3))
+
+
+def test_queries_of_any_length_have_a_folder(tmp_path):
+    query = "egl:k=2,parameters=" + "+".join(["output"] * 60)
+    rows = simulate(Learner(), tmp_path, queries=[query])
+    assert {row["strategy"] for row in rows} == {"base", "whole", query}
+
+
 def test_shares_are_parts():
     with pytest.raises(RequestError, match="shares"):
         SimulationConfig(shares=(0.0, 1.5))

@@ -47,6 +47,12 @@ def test_tests_agree_on_the_plain_cases(test, rng):
     assert found.pairs == 8
 
 
+def test_equal_differences_have_no_effect_size():
+    found = paired_test([0.3, 0.5, 0.2], [0.2, 0.4, 0.1], test="t")
+    assert found.effect is None
+    assert found.mean == pytest.approx(0.1)
+
+
 def test_too_few_pairs():
     with pytest.raises(RequestError, match="at least 2 pairs"):
         paired_test([1.0], [2.0])

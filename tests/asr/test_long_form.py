@@ -10,13 +10,13 @@ import pytest
 from speechkit import joining, manifests
 from speechkit.asr import long_form
 from speechkit.asr.encoders import SparseConfig
-from speechkit.asr.isolated import GIB, Limits, run_isolated
 from speechkit.asr.long_form import LongFormConfig, Spoken, compare
 from speechkit.asr.long_report import LongAudioConfig, measure
 from speechkit.asr.step_cost import StepConfig, scores_gib
 from speechkit.asr.subsampling import SubsamplingConfig
 from speechkit.asr.transcriber import Transcriber
 from speechkit.errors import RequestError
+from speechkit.isolated import GIB, Limits, run_isolated
 from speechkit.joining import JoinConfig
 
 LIMITS = Limits(seconds=60, gib=4)

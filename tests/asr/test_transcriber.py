@@ -271,6 +271,15 @@ def test_memory_that_runs_out_is_said_with_the_recording(transcriber, clip, monk
             transcriber.transcribe(recording)
 
 
+def test_a_beam_that_no_memory_holds_is_a_failure_of_the_job(trained, clip, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError("Unable to allocate 74.5 GiB")
+
+    monkeypatch.setattr("speechkit.asr.transcriber.ctc_beam.beam_search", fail)
+    with pytest.raises(JobError, match="lower beam, which is 100000"):
+        Transcriber.load(trained, DecodingConfig(beam=100_000, own_lm=False)).transcribe(clip[1])
+
+
 def test_a_language_model_of_other_words_is_refused(trained, tmp_path):
     from speechkit.asr import kneser_ney
 

@@ -85,12 +85,26 @@ def test_align_finds_the_words(trained, corpus, tmp_path):
 
 
 def test_align_names_what_the_model_cannot_write(trained, corpus, tmp_path, caplog):
-    cuts = list(corpus[0])[:2]
+    cuts = list(manifests.read(corpus[1] / "manifest.jsonl"))[:2]
     cuts[0].supervisions[0].text = "a é b 2"
     manifests.write(cuts, tmp_path / "some.jsonl")
     assert align(model=trained, cuts=[tmp_path / "some.jsonl"], out=tmp_path / "out") == 1
     assert "knows no '2' 'é'" in caplog.text
     assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_align_names_cuts_without_a_text_and_names_that_are_none(trained, corpus, tmp_path, caplog):
+    cuts = list(manifests.read(corpus[1] / "manifest.jsonl"))[:3]
+    cuts[0].supervisions[0].text = None
+    cuts[1].supervisions[0].text = "?!"
+    manifests.write(cuts, tmp_path / "some.jsonl")
+    assert align(model=trained, cuts=[tmp_path / "some.jsonl"], out=tmp_path / "out") == 0
+    assert "2 cuts without a text left out" in caplog.text
+    for id_ in ("a" * 300, "a\0b"):
+        cuts[2].id = id_
+        manifests.write(cuts[2:], tmp_path / "odd.jsonl")
+        with pytest.raises(RequestError, match="can be no file's name"):
+            align(model=trained, cuts=[tmp_path / "odd.jsonl"], out=tmp_path / "odd")
 
 
 def test_cuts_without_the_features_that_the_model_reads_are_refused_at_once(corpus, tmp_path):

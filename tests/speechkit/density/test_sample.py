@@ -17,7 +17,7 @@ from speechkit.density.evaluate import autocast
 from speechkit.density.images import from_arrays
 from speechkit.density.sample import SampleConfig, sample_with
 from speechkit.density.sampler import DrawConfig, Sampler
-from speechkit.errors import RequestError
+from speechkit.errors import JobError, RequestError
 from speechkit.kernels import decoding
 from tests.speechkit.density.helpers import periodic_corpus, tiny_artifact, tiny_model
 
@@ -147,6 +147,20 @@ def test_text_goes_on_from_a_prompt(tmp_path):
 def test_text_fills_the_context_by_default(tmp_path):
     found = sample_with(tiny_artifact(), out=tmp_path, config=SampleConfig(prompt="speech"))
     assert found.shape == (1, 42)
+
+
+def test_the_files_of_a_call_are_told_from_those_of_others(tmp_path):
+    for count in (3, 1):
+        sample_with(tiny_artifact(), out=tmp_path, config=SampleConfig(count=count, length=4))
+    assert json.loads((tmp_path / "samples.json").read_text())["files"] == ["sample-0.txt"]
+
+
+def test_damaged_weights_draw_nothing(tmp_path):
+    artifact = tiny_artifact()
+    with torch.no_grad():
+        next(iter(artifact.model.parameters())).fill_(torch.nan)
+    with pytest.raises(JobError, match="its weights are damaged"):
+        sample_with(artifact, out=tmp_path, config=SampleConfig(length=4))
 
 
 def test_pictures(tmp_path, rng):
