@@ -217,7 +217,8 @@ def test_names_that_are_no_utf8_are_names(tmp_path):
         (cut,) = manifests.read(source)
         assert len(load_cut(cut, sample_rate=8000)) == 12345
         manifests.write([cut], tmp_path / "out" / "cuts.jsonl.gz")
-    (tmp_path / "m.jsonl").write_text('{"audio_filepath": "a\\ud800b.wav"}')
+    odd = {"audio_filepath": "a\ud800b.wav", "duration": 1.0, "sample_rate": 16000}
+    (tmp_path / "m.jsonl").write_text(json.dumps(odd))
     (cut,) = manifests.read(tmp_path / "m.jsonl")
     with pytest.raises(AudioError, match="cannot be opened"):
         load_cut(cut)
