@@ -5,6 +5,8 @@ from typing import Any
 
 from speechkit.errors import RequestError
 
+_ANY = "a finite number"
+
 
 def require(
     settings: object,
@@ -37,7 +39,7 @@ def require(
                 and (at_most is None or number <= at_most)
             ):
                 allowed = _phrase(above, at_least, below, at_most)
-                if math.isinf(number):
+                if math.isinf(number) and allowed != _ANY:
                     allowed += ", and no infinity"
                 raise RequestError(f"{name} {_shown(value)}: give {allowed}")
 
@@ -58,7 +60,7 @@ def _phrase(
     low = f"{at_least:g} or more" if at_least is not None else low
     high = f"less than {below:g}" if below is not None else None
     high = f"{at_most:g} or less" if at_most is not None else high
-    return " and ".join(part for part in (low, high) if part) or "a finite number"
+    return " and ".join(part for part in (low, high) if part) or _ANY
 
 
 def _shown(value: Any) -> str:

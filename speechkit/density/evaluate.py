@@ -1,6 +1,7 @@
 """``speechkit density evaluate``: bits per byte, with the least context of each byte stated."""
 
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from speechkit.density.metrics import Baseline, compressor_baselines, unigram_bi
 from speechkit.density.optimisation import Precision
 from speechkit.density.scoring import Score, score, spread, total
 from speechkit.density.sources import CorpusName, SourceConfig, open_corpus
-from speechkit.errors import RequestError
+from speechkit.errors import JobError, RequestError
 from speechkit.files import atomic_path
 from speechkit.reports import markdown_table, provenance, write_report
 
@@ -110,6 +111,8 @@ def evaluate_with(
     ------
     RequestError
         if the corpus has other bytes than the model knows, or fewer than its context.
+    JobError
+        if the model's weights are damaged.
     """
     artifact.check(corpus)
     if other_splits := artifact.learnt_from_other_splits(corpus):
@@ -117,6 +120,8 @@ def evaluate_with(
     if config.baselines:
         _require_comparable(split, config)
     found = Evaluation(measure(artifact, corpus, split=split, config=config))
+    if not math.isfinite(found.score.bits_per_byte):
+        raise JobError("the model gives NaN or infinity: its weights are damaged; train again")
     if config.baselines:
         found = _compared(found.score, corpus, split)
     length = artifact.model.config.context

@@ -17,7 +17,7 @@ from torch import Tensor
 from speechkit.density.corpus import EvaluationWindows, ScoredWindow
 from speechkit.density.metrics import bits_per_byte
 from speechkit.density.model import DensityModel
-from speechkit.errors import JobError, RequestError
+from speechkit.errors import RequestError
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +128,6 @@ def _counted(
     nats_bt: Tensor, windows: Sequence[ScoredWindow], real: Sequence[bool], begun: float
 ) -> Score:
     nats = nats_bt.double().cpu().numpy()
-    if not np.isfinite(nats).all():
-        raise JobError("the model gives NaN or infinity: its weights are damaged; train again")
     length = nats.shape[1]
     starts = np.array(
         [w.scored_from if counts else length for w, counts in zip(windows, real, strict=True)]

@@ -14,7 +14,7 @@ from speechkit.density.evaluate import ScoringConfig, autocast, evaluate_with
 from speechkit.density.generator import generated_corpus
 from speechkit.density.images import from_arrays
 from speechkit.density.scoring import score, share, spread, total
-from speechkit.errors import RequestError
+from speechkit.errors import JobError, RequestError
 from tests.speechkit.density.helpers import periodic_corpus, tiny_artifact, tiny_model
 
 
@@ -124,6 +124,14 @@ def test_images_are_scored_whole(tmp_path, rng):
         evaluate_with(artifact, corpus, split="train", out=tmp_path, config=known)
 
 
+def test_damaged_weights_measure_nothing(tmp_path):
+    artifact = tiny_artifact()
+    with torch.no_grad():
+        next(iter(artifact.model.parameters())).fill_(torch.nan)
+    with pytest.raises(JobError, match="its weights are damaged"):
+        evaluate_with(artifact, periodic_corpus(), out=tmp_path)
+
+
 def test_data_that_the_model_does_not_know_are_refused(tmp_path, rng):
     text, pictures = periodic_corpus(), from_arrays(rng.integers(256, size=(20, 4, 3, 3)))
     with pytest.raises(RequestError, match=r"arrays: kind image; the model .* of text"):
@@ -170,6 +178,9 @@ def test_a_damaged_model_folder_is_refused(tmp_path):
     config = json.loads(path.read_text())
     config["model"]["stack"]["layers"] = 3
     path.write_text(json.dumps(config))
+    with pytest.raises(RequestError, match="do not fit together"):
+        Artifact.load(tmp_path / "model")
+    path.write_text(json.dumps({**config, "about": None}))
     with pytest.raises(RequestError, match="do not fit together"):
         Artifact.load(tmp_path / "model")
     path.write_text(json.dumps({**config, "task": "kws"}))
