@@ -1,7 +1,7 @@
 """One round with people: choose clips of a pool and hand them over; take their labels back."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 M = TypeVar("M")
 
+LabelOf = Callable[[Cut], str | None]
+
 
 class Learner(Protocol[M]):
     """Trains and measures models of one kind, see `simulate`."""
@@ -47,6 +49,49 @@ class Learner(Protocol[M]):
         """Return all that its models depend on besides clips and seed, as plain values."""
 
 
+def run_round(
+    learner: Learner[M],
+    before: M,
+    *,
+    model: Path,
+    labelled: Sequence[Path],
+    pool: Path,
+    test: Sequence[Path],
+    out: Path,
+    strategy: str,
+    budget: str,
+    labels: Path | None,
+    oracle: LabelOf | None,
+    seed: int,
+) -> str:
+    """Hand clips over and, once there are labels, retrain; return what there is to tell of it.
+
+    Parameters
+    ----------
+    before, model
+        the model that asks, and its folder.
+    labels
+        what the annotation tool exported; None as long as the annotators work.
+    oracle
+        gives the labels in place of people.
+
+    See `hand_over` and `retrain`.
+    """
+    handed = hand_over(
+        pool, model=model, strategy=strategy, budget=budget, out=out, labelled=labelled
+    )
+    if oracle is not None:
+        labels = ask_oracle(oracle, out=out)
+    if labels is None:
+        return f"label the clips in {handed}, then run again with --labels FILE (the tool's export)"
+    parts = {"labelled": labelled, "test": test}
+    errors = retrain(learner, before, labels=labels, out=out, seed=seed, **parts)
+    return "\n".join(
+        f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in found.items())
+        for name, found in errors.items()
+    )
+
+
 def hand_over(
     pool: Path,
     *,
@@ -55,9 +100,10 @@ def hand_over(
     budget: str,
     out: Path,
     labelled: Sequence[Path] = (),
-    audio: bool = True,
 ) -> Path:
     """Score, select and export; return the folder for the annotators.
+
+    They get tasks for Label Studio, or cuts if what was selected are features without recordings.
 
     A selection and an export that stand in ``out`` are kept, whatever has become of the pool since:
     the clips may be with the annotators already. Another model, strategy or budget is another
@@ -70,8 +116,6 @@ def hand_over(
     labelled
         manifests of clips that have their labels, and folders of labels of earlier rounds, whose
         skipped clips are not asked for again either.
-    audio
-        tasks for Label Studio; else cuts, for a pool of features.
     """
     selection, handed = out / SELECTION_FOLDER, out / EXPORT_FOLDER
     asked = {"model": model_digest(model), "strategy": strategy, "budget": budget}
@@ -93,6 +137,8 @@ def hand_over(
             labelled=list(labelled),
             config=query.selection(config.seed),
         )
+    _, cuts = read_selection(selection)
+    audio = all(cut.has_recording for cut in cuts)
     if not (handed / (TASKS_NAME if audio else manifests.CUTS_NAME)).is_file():
         export(selection, to="label-studio" if audio else "lhotse", out=handed)
     return handed
@@ -155,13 +201,8 @@ def retrain(
     return errors
 
 
-def ask_oracle(names: dict[str, str], *, out: Path) -> Path:
+def ask_oracle(known: LabelOf, *, out: Path) -> Path:
     """Write the selected clips with their known texts, in place of people.
-
-    Parameters
-    ----------
-    names
-        id -> text.
 
     Raises
     ------
@@ -169,11 +210,12 @@ def ask_oracle(names: dict[str, str], *, out: Path) -> Path:
         if the text of a selected clip is not known.
     """
     _, cuts = read_selection(out / SELECTION_FOLDER)
-    absent = [cut.id for cut in cuts if cut.id not in names]
+    texts = {cut.id: known(cut) for cut in cuts}
+    absent = [id_ for id_, text in texts.items() if not text]
     if absent:
         raise RequestError(
             f"{len(absent)} of the selected clips have no text in the pool ({absent[0]}); have "
             "them labelled"
         )
-    manifests.write((with_text(cut, names[cut.id]) for cut in cuts), out / _ORACLE_NAME)
+    manifests.write((with_text(cut, texts[cut.id] or "") for cut in cuts), out / _ORACLE_NAME)
     return out / _ORACLE_NAME

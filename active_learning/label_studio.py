@@ -129,18 +129,21 @@ def _annotation(id_: str, given: Json) -> Annotation:
         status="ignored" if skipped else "labelled" if fault is None else "rejected",
         text=text,
         annotator=None if who is None else str(who),
-        seconds=_number(seconds) if isinstance(seconds, int | float) else None,
+        seconds=_number(seconds),
         updated=_when(given),
         detail=fault,
     )
 
 
-def _number(value: Any) -> float:
+def _number(value: Any) -> float | None:
+    """Return a finite number, or None of what is none: not a number, too large, or a truth."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
     try:
-        number = float(value or 0.0)
-    except (TypeError, ValueError, OverflowError):
-        return 0.0
-    return number if math.isfinite(number) else 0.0
+        number = float(value)
+    except OverflowError:  # of a huge whole number
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _transcript(result: Iterable[Any]) -> tuple[str, str | None]:
@@ -171,7 +174,7 @@ def _is_text(value: Any) -> bool:
 
 def _joined(values: list[Json]) -> str:
     """Join the texts of all regions, in the order of their starts."""
-    values.sort(key=lambda value: _number(value.get("start")))
+    values.sort(key=lambda value: _number(value.get("start")) or 0.0)
     texts = (value.get("text") or [] for value in values)
     lines = (line for text in texts for line in ([text] if isinstance(text, str) else text))
     return " ".join(" ".join(str(line).split()) for line in lines).strip()

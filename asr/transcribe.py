@@ -16,17 +16,17 @@ from speechkit.asr import formats
 from speechkit.asr.decoding import DecodingConfig
 from speechkit.asr.hypothesis import Hypothesis
 from speechkit.asr.transcriber import Transcriber
-from speechkit.audio import SAMPLE_RATE, SUFFIXES, Audio, as_float, files_below, info, resample
-from speechkit.errors import AudioError, JobError, RequestError
+from speechkit.audio import SAMPLE_RATE, SUFFIXES, files_below, info, resample
+from speechkit.errors import JobError, RequestError
 from speechkit.files import write_text
+from speechkit.pcm import standard_input
 
 logger = logging.getLogger(__name__)
 
 Format = Literal["txt", "json", "srt", "ctm", "textgrid"]
 
 _STDIN = "-"
-# of files that are no raw PCM
-_HEADERS = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM")
+_CHUNK_S = 1.0
 
 
 def transcribe(
@@ -148,24 +148,9 @@ def _transcribe(transcriber: Transcriber, source: str, rate: int) -> tuple[Hypot
         return transcriber.transcribe(source), info(source).duration
     frontend = transcriber.recogniser.inputs.frontend
     assert frontend is not None
-    audio = _standard_input()
+    audio = np.concatenate(list(standard_input(max(1, round(_CHUNK_S * rate)))))
     heard = resample(audio, rate, frontend.config.sample_rate)
     return transcriber.transcribe(heard), len(audio) / rate
-
-
-def _standard_input() -> Audio:
-    if sys.stdin is None:  # as Python has it where a shell closed it
-        raise AudioError("standard input: is closed; give raw 16-bit mono PCM")
-    data = sys.stdin.buffer.read()
-    if not data:
-        raise AudioError("standard input: is empty; give raw 16-bit mono PCM")
-    if data.startswith(_HEADERS):
-        raise AudioError(
-            "standard input: is a file with a header; give raw 16-bit PCM, or the file by its name"
-        )
-    if len(data) % 2:
-        raise AudioError("standard input: ends in half a sample; give 16-bit PCM")
-    return as_float(np.frombuffer(data, dtype="<i2").astype(np.int16))
 
 
 def _print(

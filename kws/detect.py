@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
-from speechkit.audio import SAMPLE_RATE, Audio, StreamResampler, as_float, chunks
-from speechkit.errors import AudioError, RequestError
+from speechkit.audio import SAMPLE_RATE, Audio, StreamResampler, chunks
+from speechkit.errors import RequestError
 from speechkit.kws.detector import Detection, Detector
+from speechkit.pcm import standard_input
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +53,11 @@ def detect(
         detector = Detector(detector.spotter, thresholds=dict.fromkeys(keywords, threshold))
     else:
         _warn_of_thresholds(detector)
-    pieces = _standard_input(rate) if file == "-" else chunks(file, chunk_s=_FILE_CHUNK_S)
+    if file == "-":
+        heard = standard_input(max(1, round(_CHUNK_S * rate)))
+        pieces = ((chunk, rate) for chunk in heard)
+    else:
+        pieces = chunks(file, chunk_s=_FILE_CHUNK_S)
     for detection in listen_to(detector, pieces):
         line = (
             json.dumps(asdict(detection))
@@ -82,19 +85,3 @@ def listen_to(detector: Detector, pieces: Iterator[tuple[Audio, int]]) -> Iterat
     if resampler is not None:
         yield from detector.push(resampler.flush())
         yield from detector.flush()
-
-
-def _standard_input(rate: int) -> Iterator[tuple[Audio, int]]:
-    if sys.stdin is None:  # as Python has it where a shell closed it
-        raise AudioError("standard input: is closed; give raw 16-bit mono PCM")
-    size = 2 * max(1, round(_CHUNK_S * rate))
-    heard = False
-    while data := sys.stdin.buffer.read(size):
-        whole = len(data) // 2 * 2
-        if whole:
-            heard = True
-            yield as_float(np.frombuffer(data[:whole], dtype="<i2").astype(np.int16)), rate
-        if whole < len(data):
-            logger.warning("standard input: ends in half a sample, left out; is it 16-bit PCM?")
-    if not heard:
-        raise AudioError("standard input: is empty; give raw 16-bit mono PCM")

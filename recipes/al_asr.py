@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from speechkit import manifests
-from speechkit.active_learning.cycle import ask_oracle, hand_over, retrain
+from speechkit.active_learning.cycle import run_round
 from speechkit.asr.learner import RECOGNISER, RecogniserLearner
 from speechkit.asr.recogniser import Recogniser
 from speechkit.cli import run_recipe
@@ -57,33 +57,21 @@ def al_asr(
     learner
         how the model is retrained.
     """
-    cuts = manifests.read(pool)
-    handed = hand_over(
-        pool,
-        model=model,
-        strategy=strategy,
-        budget=budget,
-        out=out,
-        labelled=labelled,
-        audio=all(cut.has_recording for cut in cuts),
-    )
-    if oracle:
-        texts = {cut.id: manifests.text_of(cut) for cut in cuts}
-        labels = ask_oracle({id_: text for id_, text in texts.items() if text}, out=out)
-    if labels is None:
-        print(f"label the clips in {handed}, then run again with --labels FILE (the tool's export)")
-        return
-    errors = retrain(
+    told = run_round(
         learner,
         Recogniser.load(model),
-        labels=labels,
+        model=model,
         labelled=labelled,
+        pool=pool,
         test=test,
         out=out,
+        strategy=strategy,
+        budget=budget,
+        labels=labels,
+        oracle=manifests.text_of if oracle else None,
         seed=seed,
     )
-    for name, found in errors.items():
-        print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in found.items()))
+    print(told)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ before and after, and names the retrained model; further labels make another one
 import sys
 from pathlib import Path
 
-from speechkit import manifests
-from speechkit.active_learning.cycle import ask_oracle, hand_over, retrain
+from speechkit.active_learning.cycle import run_round
 from speechkit.cli import run_recipe
 from speechkit.kws.learner import SPOTTER, SpotterLearner
 from speechkit.kws.spotter import Spotter
@@ -57,26 +56,21 @@ def al_kws(
     learner
         how the model is retrained.
     """
-    cuts = manifests.read(pool)
-    handed = hand_over(
-        pool, model=model, strategy=strategy, budget=budget, out=out, labelled=labelled
-    )
-    if oracle:
-        labels = ask_oracle({cut.id: learner.class_of(cut) for cut in cuts}, out=out)
-    if labels is None:
-        print(f"label the clips in {handed}, then run again with --labels FILE (the tool's export)")
-        return
-    errors = retrain(
+    told = run_round(
         learner,
         Spotter.load(model),
-        labels=labels,
+        model=model,
         labelled=labelled,
+        pool=pool,
         test=test,
         out=out,
+        strategy=strategy,
+        budget=budget,
+        labels=labels,
+        oracle=learner.class_of if oracle else None,
         seed=seed,
     )
-    for name, found in errors.items():
-        print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in found.items()))
+    print(told)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from lhotse.testing.dummies import dummy_features
 
 from speechkit import manifests
 from speechkit.active_learning import cycle
+from speechkit.active_learning.exchange import TASKS_NAME
 from speechkit.errors import JobError, RequestError
 from tests.active_learning.test_labelling import make_selection
 
@@ -40,23 +42,35 @@ def out(tmp_path, monkeypatch):
 
 
 def ask(out, **changes):
-    asked = {"model": out / "model", "strategy": "egl", "budget": "4", "audio": False}
+    asked = {"model": out / "model", "strategy": "egl", "budget": "4"}
     return cycle.hand_over(out / "pool", out=out, **asked | changes)
 
 
 def test_what_was_handed_over_stays_and_other_requests_are_refused(out):
     handed = ask(out)
-    cuts = handed / manifests.CUTS_NAME
-    written = cuts.stat().st_mtime_ns
+    tasks = handed / TASKS_NAME
+    written = tasks.stat().st_mtime_ns
     assert ask(out) == handed
-    assert cuts.stat().st_mtime_ns == written
+    assert tasks.stat().st_mtime_ns == written
     for change in ({"budget": "5"}, {"strategy": "random"}, {"model": out / "another"}):
         with pytest.raises(RequestError, match="holds a run with other settings"):
             ask(out, **change)
 
 
+def test_features_without_recordings_are_handed_over_as_cuts(out):
+    folder = out / "selection"
+    cuts = list(manifests.read(folder))
+    for cut in cuts:
+        form = dummy_features(0, start=0.0, duration=1.0)
+        cut.features, cut.recording = form, None
+    manifests.write(cuts, folder / manifests.CUTS_NAME)
+    handed = ask(out)
+    assert [cut.id for cut in manifests.read(handed)] == [cut.id for cut in cuts]
+    assert not (handed / TASKS_NAME).exists()
+
+
 def retrain(out, teacher, seed=0):
-    labels = cycle.ask_oracle({cut.id: "yes" for cut in manifests.read(out / "pool")}, out=out)
+    labels = cycle.ask_oracle(lambda _: "yes", out=out)
     parts = {"labelled": [], "test": [out / "pool"], "labels": labels}
     return cycle.retrain(teacher, 2, out=out, seed=seed, **parts)
 
@@ -84,4 +98,4 @@ def test_without_labels_there_is_nothing_to_train_on(out):
 
 def test_an_oracle_must_know_every_text(out):
     with pytest.raises(RequestError, match="4 of the selected clips have no text"):
-        cycle.ask_oracle({}, out=out)
+        cycle.ask_oracle(lambda _: None, out=out)

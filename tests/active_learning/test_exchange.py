@@ -198,6 +198,7 @@ def test_odd_values_of_a_tool_are_no_labels(pool, selection, change, status):
     kept = read_labels(pool / "labels")[first]
     assert kept.status == status
     assert kept.text == ("a b" if status == "labelled" else "")
+    assert kept.seconds == (None if "lead_time" in change else 4.5)
 
 
 def test_comments_are_no_part_of_a_transcript(pool, selection):

@@ -399,12 +399,14 @@ def test_an_empty_folder_is_a_wrong_request(trained, tmp_path):
         transcribe(tmp_path, "--model", trained)
 
 
-def test_standard_input(trained, clip, capsys, monkeypatch):
+def test_standard_input(trained, clip, capsys, monkeypatch, caplog):
     _, path, text = clip
     pcm = (load(path) * 32768).astype("<i2").tobytes()
-    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(pcm)))
-    assert transcribe("-", "--model", trained) == 0
-    assert capsys.readouterr().out == text + "\n"
+    for fed in (pcm, pcm + b"x"):
+        monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(fed)))
+        assert transcribe("-", "--model", trained) == 0
+        assert capsys.readouterr().out == text + "\n"
+    assert "half a sample" in caplog.text
 
 
 def test_a_file_with_a_header_is_no_raw_pcm(trained, clip, monkeypatch, caplog):

@@ -298,7 +298,7 @@ def test_detect_reads_pcm_from_standard_input(model, capsys, monkeypatch, caplog
     audio = bursts(5.0, seed=4)
     data = np.round(np.clip(audio, -1, 0.999) * INT16_SCALE).astype("<i2").tobytes()
     found = []
-    for fed, status in ((data, 0), (b"", 1), (data[:-1], 0), (b"x", 1)):
+    for fed, status in ((data, 0), (b"", 1), (data[:-1], 0), (b"x", 1), (b"RIFFed", 1)):
         monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": io.BytesIO(fed)}))
         assert run("kws", "detect", "-", "--model", model, "--threshold", "0.1") == status
         found.append(capsys.readouterr().out)
