@@ -53,12 +53,7 @@ def detect(
         detector = Detector(detector.spotter, thresholds=dict.fromkeys(keywords, threshold))
     else:
         _warn_of_thresholds(detector)
-    if file == "-":
-        heard = standard_input(max(1, round(_CHUNK_S * rate)))
-        pieces = ((chunk, rate) for chunk in heard)
-    else:
-        pieces = chunks(file, chunk_s=_FILE_CHUNK_S)
-    for detection in listen_to(detector, pieces):
+    for detection in listen_to(detector, _pieces(file, rate)):
         line = (
             json.dumps(asdict(detection))
             if json_lines
@@ -85,3 +80,9 @@ def listen_to(detector: Detector, pieces: Iterator[tuple[Audio, int]]) -> Iterat
     if resampler is not None:
         yield from detector.push(resampler.flush())
         yield from detector.flush()
+
+
+def _pieces(file: str, rate: int) -> Iterator[tuple[Audio, int]]:
+    if file != "-":
+        return chunks(file, chunk_s=_FILE_CHUNK_S)
+    return ((chunk, rate) for chunk in standard_input(max(1, round(_CHUNK_S * rate))))
