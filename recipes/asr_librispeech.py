@@ -26,6 +26,7 @@ from speechkit.asr.subsampling import SubsamplingConfig
 from speechkit.asr.train import TrainConfig, train_recogniser
 from speechkit.asr.transcriber import Transcriber
 from speechkit.batching import BatchConfig
+from speechkit.claims import claim
 from speechkit.cli import run_recipe
 from speechkit.errors import RequestError
 
@@ -52,7 +53,6 @@ WHOLE = dataclasses.replace(
     token_count=1000,
     fit=dataclasses.replace(HUNDRED.fit, epochs=50, warmup_steps=15_000),
 )
-SETTINGS = {100: HUNDRED, 960: WHOLE}
 DRY = TrainConfig(
     sparse=SparseConfig(subsampling=SubsamplingConfig(channels=4), layers=1, width=16, heads=2),
     fit=FitConfig(epochs=1),
@@ -86,13 +86,12 @@ def asr_librispeech(
     jobs
         threads that read the corpus.
     """
-    config = DRY if dry_run else SETTINGS[hours]
-    some = 20 if dry_run else None
+    config = DRY if dry_run else {100: HUNDRED, 960: WHOLE}[hours]
+    fit = dataclasses.replace(config.fit, devices=devices, nodes=nodes)
     cuts = {
-        part: list(prepared(root, part, out / "cuts", jobs))[:some]
+        part: list(prepared(root, part, out / "cuts", jobs))[: 20 if dry_run else None]
         for part in (*TRAINING[hours], *DEV, *TEST)
     }
-    fit = dataclasses.replace(config.fit, devices=devices, nodes=nodes)
     recogniser = train_recogniser(
         [cut for part in TRAINING[hours] for cut in cuts[part]],
         [cut for part in DEV for cut in cuts[part]],
@@ -108,9 +107,10 @@ def asr_librispeech(
 def prepared(root: Path, part: str, out: Path, jobs: int) -> CutSet:
     """Return the cuts of a part; lhotse reads the corpus when it is asked for first."""
     path = out / part / manifests.CUTS_NAME
+    if not (path.is_file() or (root / part).is_dir()):
+        raise RequestError(f"{root}: has no {part}; unpack {part}.tar.gz of OpenSLR 12 there")
+    claim(path.parent, {"root": str(root.resolve())}, file="corpus.json")
     if not path.is_file():
-        if not (root / part).is_dir():
-            raise RequestError(f"{root}: has no {part}; unpack {part}.tar.gz of OpenSLR 12 there")
         found = prepare_librispeech(root, dataset_parts=part, num_jobs=jobs)[part]
         manifests.write(CutSet.from_manifests(**found), path)
     return manifests.read(path)

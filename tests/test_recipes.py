@@ -164,6 +164,10 @@ def test_asr_librispeech(tmp_path, capsys):
     assert (tmp_path / "out" / "cuts" / "train-clean-100" / "cuts.jsonl.gz").is_file()
     assert run(recipe.asr_librispeech, *root, *words, "--hours", "960") == 2
     assert "unpack train-clean-360.tar.gz" in capsys.readouterr().err
+    # what was read of one corpus is not taken for another's
+    other = ["--root", tmp_path / "another"]
+    assert run(recipe.asr_librispeech, *other, *words) == 2
+    assert "holds a run with other settings or data: root" in capsys.readouterr().err
 
 
 def test_asr_long_measures_steps(tmp_path, capsys):
