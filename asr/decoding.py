@@ -18,6 +18,7 @@ from speechkit.asr.tokenizer import BLANK
 from speechkit.ctc_beam import Scorer
 from speechkit.errors import RequestError
 from speechkit.files import write_json
+from speechkit.ranges import require
 
 # a model folder's language model, and the weights chosen for it
 _LM, _LM_WEIGHTS = "lm.arpa", "lm.json"
@@ -61,11 +62,10 @@ class DecodingConfig:
     overlap_s: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.beam is not None and self.beam < 1:
-            raise RequestError(f"beam {self.beam}: give 1 or more")
-        if self.chunk_s is not None and self.chunk_s < 0:
-            raise RequestError(f"chunk_s {self.chunk_s}: give seconds, or 0 for one pass")
-        if self.overlap_s < 0 or (self.chunk_s and self.chunk_s <= self.overlap_s):
+        require(self, "beam", at_least=1)
+        require(self, "chunk_s", "overlap_s", "lm_weight", at_least=0)
+        require(self, "word_bonus")
+        if self.chunk_s and self.chunk_s <= self.overlap_s:
             raise RequestError(
                 f"chunk_s {self.chunk_s}, overlap_s {self.overlap_s}: a chunk must be longer than "
                 "its overlap"

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from speechkit.asr.recurrent import RecurrentConfig, RecurrentTrunk
 from speechkit.asr.subsampling import Subsampling, SubsamplingConfig
 from speechkit.asr.tokenizer import BLANK
 from speechkit.errors import RequestError
+from speechkit.kernels.errors import KernelError
 from speechkit.sparse_transformer import Stack, StackConfig
 
 # a layer in which a frame of so many sees half of the others is as good as dense
@@ -95,10 +97,13 @@ class SparseTrunk(nn.Module):
         stack = self.stack.config
         patterns = [stack.pattern(i) for i in range(len(stack.patterns))]
         pairs = _LONG * _LONG * stack.heads
-        return all(
-            pattern.count(_LONG, causal=False, heads=stack.heads) < _DENSE_SHARE * pairs
-            for pattern in patterns
-        )
+        try:
+            return all(
+                pattern.count(_LONG, causal=False, heads=stack.heads) < _DENSE_SHARE * pairs
+                for pattern in patterns
+            )
+        except KernelError:  # of a layout of blocks, which does not reach so far
+            return False
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return hidden states (B, U, d) and their lengths (B,)."""
@@ -167,6 +172,9 @@ class Network(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> Encoded:
         """Map features (B, T, F) of so many frames (B,) to logits."""
+        if 0 in features.shape[:2]:  # of nothing, which no convolution takes
+            hidden = features.new_zeros(len(features), 0, self.trunk.width)
+            return Encoded(self.output(hidden), torch.zeros_like(lengths), hidden)
         hidden, lengths = self.trunk(features, lengths)
         return Encoded(self.output(hidden), lengths, hidden)
 
@@ -201,4 +209,7 @@ def build_network(description: Mapping[str, Any], features: int, tokens: int) ->
         config = _KINDS[name](subsampling=subsampling, **values)
     except TypeError as error:
         raise RequestError(f"encoder {name}: {error}") from error
-    return Network(config, features, tokens)
+    try:
+        return Network(config, features, tokens)
+    except KernelError as error:
+        raise RequestError(f"encoder {name}, patterns: {error}") from error

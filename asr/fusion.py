@@ -75,10 +75,11 @@ class WordLanguageModel:
         word_bonus: float = 0.0,
         unknown_penalty: float = -10.0,
     ) -> None:
-        if weight < 0 or unknown_penalty > 0:
+        finite = math.isfinite(weight) and math.isfinite(word_bonus)
+        if not (finite and weight >= 0 and unknown_penalty <= 0):
             raise RequestError(
-                f"weight {weight:g}, unknown_penalty {unknown_penalty:g}: give a weight of 0 or "
-                "more and a penalty of 0 or less"
+                f"weight {weight:g}, word_bonus {word_bonus:g}, unknown_penalty "
+                f"{unknown_penalty:g}: give a weight of 0 or more and a penalty of 0 or less"
             )
         check_vocabulary(model.vocabulary, tokenizer)
         self.model = model

@@ -54,11 +54,12 @@ class LongFormConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self, "seed", at_least=0)
-        if not 0 <= self.overlap_s < self.chunk_s or self.near_s <= 0:
+        require(self, "seed", "overlap_s", at_least=0)
+        require(self, "chunk_s", "near_s", above=0)
+        if self.overlap_s >= self.chunk_s:
             raise RequestError(
-                f"chunk_s {self.chunk_s}, overlap_s {self.overlap_s}, near_s {self.near_s}: "
-                "chunks must be longer than their overlap, and near_s positive"
+                f"chunk_s {self.chunk_s}, overlap_s {self.overlap_s}: a chunk must be longer than "
+                "its overlap"
             )
 
     def decoding(self, way: Way) -> DecodingConfig:
@@ -126,8 +127,16 @@ def compare(
     Returns
     -------
     For each row that has a text: wer, errors; seam_errors, seam_words within ``near_s`` of a seam;
-    and, but for the first, the differences of WER with their paired intervals.
+    and, but for the first, the differences of WER with their paired intervals, near seams only
+    where something is said there.
+
+    Raises
+    ------
+    RequestError
+        if nothing was said, of which no share can be wrong.
     """
+    if not said.words:
+        raise RequestError("the utterances have no words to compare with; give some with texts")
     seams_s = config.seams_s(duration_s)
     near = [_near(time_s, seams_s, config.near_s) for time_s in said.times_s]
     results: list[dict[str, Any]] = []
@@ -155,6 +164,8 @@ def compare(
                 ("wer_difference", "seam_wer_difference"), first, (whole, seams), strict=True
             )
             for name, before, after in both:
+                if before.words.length == 0:
+                    continue
                 result[name] = bootstrap.compare(before, after, seed=config.seed).to_dict()
         results.append(result)
     return results
@@ -218,7 +229,7 @@ def _grouped(pairs: Sequence[tuple[int, Pair]], groups: Sequence[int | None]) ->
         group: [] for group in dict.fromkeys(groups) if group is not None
     }
     for index, pair in pairs:
-        group = groups[index] if groups else None
+        group = groups[index]
         if group is not None:
             members[group].append(pair)
     return CorpusScore(tuple(_unit(str(group), part) for group, part in members.items()))

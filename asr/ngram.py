@@ -97,7 +97,13 @@ class NGramModel:
         return total + self.finish(history)
 
     def perplexity(self, texts: Iterable[str]) -> Perplexity:
-        """Measure the model on texts, one sentence each, words split at white space."""
+        """Measure the model on texts, one sentence each, words split at white space.
+
+        Raises
+        ------
+        RequestError
+            if there is no text.
+        """
         total, known, unknown = 0.0, 0, 0
         for text in texts:
             history = self.start()
@@ -108,7 +114,13 @@ class NGramModel:
                 else:
                     unknown += 1
             total, known = total + self.finish(history), known + 1
-        return Perplexity(math.exp(-total / max(known, 1)), known, unknown)
+        if known == 0:
+            raise RequestError("no text to measure the language model on; give one or more")
+        try:
+            value = math.exp(-total / known)
+        except OverflowError:  # of words that a file calls all but impossible
+            value = math.inf
+        return Perplexity(value, known, unknown)
 
     def save(self, path: Path | str) -> None:
         """Write an ARPA file, gzipped if its name ends in .gz."""

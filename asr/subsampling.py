@@ -122,4 +122,4 @@ def _convolution(kind: str, into: int, channels: int, stride: int) -> nn.Module:
 def _masked(x: Tensor, lengths: Tensor) -> Tensor:
     """Set the frames of (B, C, T) or (B, C, T, F) beyond the lengths to 0."""
     outside = torch.arange(x.shape[2], device=x.device) >= lengths.to(x.device)[:, None]
-    return x.masked_fill(outside.view(len(x), 1, -1, *(1,) * (x.ndim - 3)), 0.0)
+    return x.masked_fill(outside.view(len(x), 1, x.shape[2], *(1,) * (x.ndim - 3)), 0.0)

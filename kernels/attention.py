@@ -13,6 +13,7 @@ from speechkit.kernels.errors import KernelError
 from speechkit.kernels.operator import sparse_attention as _operator
 from speechkit.kernels.patterns import Pattern
 
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -99,6 +100,8 @@ def sparse_attention(
         serve the request: names the value and the remedy.
     """
     _check(q, k, v)
+    if not isinstance(pattern, Pattern):
+        raise KernelError(f"pattern {pattern!r}: is no pattern; give such as Local(64)")
     length = q.shape[2]
     pattern.check(length)
     key_lengths = _checked_lengths(key_lengths, q)
@@ -151,7 +154,9 @@ def _checked_lengths(key_lengths: Tensor | None, q: Tensor) -> Tensor | None:
     if key_lengths is None:
         return None
     batch, length = q.shape[0], q.shape[2]
-    if key_lengths.shape != (batch,) or key_lengths.is_floating_point():
+    if not isinstance(key_lengths, Tensor):
+        raise KernelError(f"key_lengths {key_lengths!r}: give a tensor of {batch} whole numbers")
+    if key_lengths.shape != (batch,) or key_lengths.dtype not in _WHOLE:
         raise KernelError(
             f"key_lengths {tuple(key_lengths.shape)} of {key_lengths.dtype}: "
             f"give {batch} whole numbers, one for each sequence of the batch"

@@ -20,6 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from speechkit.kernels import conformance, peak_memory
 from speechkit.kernels.attention import sparse_attention
+from speechkit.kernels.dispatch import Request, choose
 from speechkit.kernels.patterns import Pattern
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -96,21 +97,43 @@ class Measured:
         return self.case.dense_pairs / self.case.pairs
 
 
-def correct(case: Case) -> conformance.Row:
-    """Return the conformance of the code that is to be measured, at a length that is quick."""
-    return conformance.run(
-        conformance.Case(
-            backend="cpu" if case.device == "cpu" else "triton",
-            device=case.device,
-            pattern=case.pattern,
-            dtype=case.dtype,
-            length=min(case.length, 300),
-            causal=case.causal,
-            ragged=False,
-            head_size=case.head_size,
-            heads=case.heads,
+def checks(case: Case) -> list[conformance.Row]:
+    """Return the conformance of the code that is to be measured, at a length that is quick.
+
+    Of the sparse kernel, and of what `auto` takes in its place at the length of the case.
+    """
+    sparse_code = "cpu" if case.device == "cpu" else "triton"
+    return [
+        conformance.run(
+            conformance.Case(
+                backend=code,
+                device=case.device,
+                pattern=case.pattern,
+                dtype=case.dtype,
+                length=min(case.length, 300),
+                causal=case.causal,
+                ragged=False,
+                head_size=case.head_size,
+                heads=case.heads,
+            )
         )
+        for code in dict.fromkeys((sparse_code, _chosen(case)))
+    ]
+
+
+def _chosen(case: Case) -> str:
+    """Return which code `auto` runs."""
+    request = Request(
+        batch=case.batch,
+        heads=case.heads,
+        length=case.length,
+        head_size=case.head_size,
+        dtype=case.dtype,
+        device=case.device,
+        causal=case.causal,
+        has_lengths=False,
     )
+    return choose("auto", case.pattern, request)[0]
 
 
 def measure(case: Case, *, repeats: int = 5, flex: bool = False) -> Measured:

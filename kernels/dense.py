@@ -12,6 +12,9 @@ from torch import Tensor
 from speechkit.kernels.numbers import statistics_type
 from speechkit.kernels.patterns import Dense, Pattern
 
+# masks of up to so many pairs are kept for the next layer and step
+_KNOWN_PAIRS = 1 << 22
+
 
 def forward(
     q: Tensor,
@@ -83,16 +86,21 @@ def _mask(
     """Return the additive mask (1 or L, 1, T, T) or None, and whether causality is all."""
     if pattern == Dense() and key_bias is None:
         return None, causal
-    mask = _bias(pattern, q.shape[1], causal, q.dtype)
+    length = q.shape[1]
+    bias = _known_bias if length**2 <= _KNOWN_PAIRS else _bias
+    mask = bias(pattern, length, causal, q.dtype)
     if key_bias is not None:
         mask = mask + key_bias.to(q.dtype)[:, None, None, :]
     return mask, False
 
 
-@lru_cache(maxsize=16)
 def _bias(pattern: Pattern, length: int, causal: bool, dtype: torch.dtype) -> Tensor:
     visible = pattern.mask(length, causal=causal)
     return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)[None]
+
+
+# a model's layers take turns with few patterns
+_known_bias = lru_cache(maxsize=4)(_bias)
 
 
 def _empty_rows(mask: Tensor | None) -> Tensor:

@@ -60,6 +60,11 @@ def use_backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
+def forced() -> str | None:
+    """Return the backend that `use_backend` forces here, if any."""
+    return _forced.get()
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def requested(backend: str) -> str:
     """Return the backend that is asked for: by the call, `use_backend`, or the environment.

@@ -13,7 +13,7 @@ from torch import Tensor
 from speechkit.kernels import cpu, dense
 from speechkit.kernels.dispatch import choose, request_of
 from speechkit.kernels.encoding import decode
-from speechkit.kernels.numbers import statistics_type, without_autocast
+from speechkit.kernels.numbers import statistics_type, without_autocast, without_padding
 from speechkit.kernels.parts import parts
 from speechkit.kernels.patterns import Pattern
 
@@ -172,11 +172,13 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """Return the output and log-sum-exp of folded q, k, v (X, T, D or E)."""
     q, k, v = inputs
+    if code != "triton":  # which reads no key beyond the lengths
+        k, v = _cleaned(k, v, key_lengths)
     if code == "cpu":
         bias = _key_bias(key_lengths, q)
         return cpu.forward(q, k, v, parts(pattern), causal=causal, scale=scale, key_bias=bias)
     size = max(q.shape[-1], v.shape[-1])
-    q, k, wide_v = (_widened(x, size) for x in inputs)
+    q, k, wide_v = (_widened(x, size) for x in (q, k, v))
     if code == "triton":
         from speechkit.kernels import triton_backend
 
@@ -202,6 +204,8 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k, v, given the folded gradient, q, k, v, output, lse, delta."""
     gradient, q, k, v, output, lse, delta = inputs
+    if code != "triton":
+        k, v = _cleaned(k, v, key_lengths)
     sizes = q.shape[-1], v.shape[-1]
     options: dict[str, Any] = {"causal": causal, "scale": scale}
     if code == "cpu":
@@ -297,6 +301,14 @@ def _each(key_lengths: Tensor | None, q: Tensor) -> Tensor | None:
         return None
     lengths = key_lengths.to(device=q.device, dtype=torch.int32)
     return lengths.repeat_interleave(q.shape[0] // lengths.shape[0])
+
+
+def _cleaned(k: Tensor, v: Tensor, key_lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return keys and values (X, T, D) without what may stand in the padding, such as NaN."""
+    lengths = _each(key_lengths, k)
+    if lengths is None or bool((lengths >= k.shape[1]).all()):
+        return k, v
+    return without_padding(k, lengths), without_padding(v, lengths)
 
 
 def _key_bias(key_lengths: Tensor | None, q: Tensor) -> Tensor | None:

@@ -9,6 +9,7 @@ Shapes: H heads, T positions, i a query's position, j a key's.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from speechkit.kernels.errors import KernelError
 
 Rows = tuple[tuple[int, ...], ...]
 
+# of a pattern's numbers: beyond any length, and their products are numbers of 64 bits
+_LARGEST = (1 << 31) - 1
 # the largest piece of a mask that counting holds at once, in pairs
 _STRIP_PAIRS = 1 << 22
 
@@ -341,8 +344,12 @@ class Blocks(Pattern):
 
     def __post_init__(self) -> None:
         _at_least_one("Blocks", block=self.block)
+        # as text has them they may be lists, by which nothing can be looked up
+        object.__setattr__(self, "layout", _as_tuples(self.layout))
         for rows in self._layouts():
             _check_layout(rows)
+        if len({len(rows) for rows in self._layouts()}) > 1:
+            raise KernelError("Blocks: the heads' layouts differ in size; give H x nb x nb")
 
     def check(self, length: int) -> None:
         """Raise `KernelError` if the layout covers fewer than `length` positions."""
@@ -382,7 +389,10 @@ class Blocks(Pattern):
         return table[row.clamp(max=last), column.clamp(max=last)] & inside
 
     def _has_heads(self) -> bool:
-        return isinstance(self.layout[0][0], tuple) if self.layout and self.layout[0] else False
+        first: Any = self.layout
+        for _ in range(2):
+            first = first[0] if isinstance(first, tuple) and first else None
+        return isinstance(first, tuple)
 
     def _layouts(self) -> tuple[Rows, ...]:
         return self.layout if self._has_heads() else (self.layout,)  # type: ignore[return-value]
@@ -408,8 +418,11 @@ def _residues(length: int, step: int, window: int, causal: bool) -> int:
 
 def _at_least_one(pattern: str, **numbers: int) -> None:
     for name, number in numbers.items():
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise KernelError(f"{pattern}: {name} is {number!r}; give a whole number from 1")
+        whole = isinstance(number, int) and not isinstance(number, bool)
+        if not whole or not 1 <= number <= _LARGEST:
+            raise KernelError(
+                f"{pattern}: {name} is {number!r}; give a whole number from 1 to {_LARGEST}"
+            )
 
 
 def _require_patterns(name: str, given: tuple[object, ...]) -> None:
@@ -418,8 +431,20 @@ def _require_patterns(name: str, given: tuple[object, ...]) -> None:
             raise KernelError(f"{name}: {member!r} is no pattern; give such as Local(64)")
 
 
-def _check_layout(rows: Rows) -> None:
-    if not rows or any(len(row) != len(rows) for row in rows):
+def _as_tuples(layout: Any) -> Any:
+    return tuple(map(_as_tuples, layout)) if isinstance(layout, list | tuple) else layout
+
+
+def _check_layout(rows: Any) -> None:
+    if not _is_square(rows):
         raise KernelError("Blocks: the layout is not square; give nb x nb or H x nb x nb")
     if any(entry not in (0, 1) for row in rows for entry in row):
         raise KernelError("Blocks: the layout holds something else than 0 and 1")
+
+
+def _is_square(rows: Any) -> bool:
+    return (
+        isinstance(rows, tuple)
+        and len(rows) > 0
+        and all(isinstance(row, tuple) and len(row) == len(rows) for row in rows)
+    )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from speechkit.kernels.numbers import statistics_type, without_autocast
+from speechkit.kernels.numbers import statistics_type, without_autocast, without_padding
 from speechkit.kernels.parts import UNBOUNDED, Band, Layout, Part, Summaries, parts
 from speechkit.kernels.patterns import Pattern
 from speechkit.kernels.triton_tables import visible
@@ -64,6 +64,8 @@ def attention(
     `q`, `k` (B, H, T, D) and `v` (B, H, T, E); `key_lengths` (B,). Computes in float32, float64 for
     float64. A query without keys has output 0 and log-sum-exp -inf.
     """
+    if q.shape[2] == 0:
+        return torch.empty_like(v), torch.empty(q.shape[:3], dtype=statistics_type(q))
     each = pattern.per_head(q.shape[1])
     distinct = list(dict.fromkeys(each))
     if len(distinct) == 1:
@@ -89,6 +91,8 @@ def _attention(
     key_lengths: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     dtype = statistics_type(q)
+    if key_lengths is not None:
+        k, v = without_padding(k, key_lengths), without_padding(v, key_lengths)
     wide = q.to(dtype) * scale, k.to(dtype), v.to(dtype)
     found = []
     for part in parts(pattern):

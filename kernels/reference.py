@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from speechkit.kernels.numbers import statistics_type, without_autocast
+from speechkit.kernels.numbers import statistics_type, without_autocast, without_padding
 from speechkit.kernels.patterns import Pattern
 
 
@@ -28,6 +28,7 @@ def attention(
         visible = pattern.mask(length, causal=causal, heads=heads, device=q.device)[None]
         if key_lengths is not None:
             key = torch.arange(length, device=q.device)
+            k, v = without_padding(k, key_lengths), without_padding(v, key_lengths)
             visible = visible & (key < key_lengths.to(q.device)[:, None])[:, None, None, :]
         scores = q.to(dtype) @ k.to(dtype).transpose(-1, -2) * scale
         scores = scores.masked_fill(~visible, -torch.inf)

@@ -144,11 +144,18 @@ def _rows_of(lattice: Lattice, row: int, rows: int) -> Lattice:
     return replace(lattice, start=lattice.start + row * lattice.row_step, rows=rows)
 
 
-@lru_cache(maxsize=1024)
 def _edges(
     band: Band, row: int, rows: int, start: int, stop: int, causal: bool
 ) -> tuple[Edge, ...]:
     """Return where `rows` queries from `row` do not see keys start .. stop - 1, in group rows."""
+    # those of columns are as wide as the row is far: kept, they would be as many as all pairs
+    known = _make_edges if band.columns else _known_edges
+    return known(band, row, rows, start, stop, causal)
+
+
+def _make_edges(
+    band: Band, row: int, rows: int, start: int, stop: int, causal: bool
+) -> tuple[Edge, ...]:
     if band.columns:
         ranges = [(start, stop)]
     else:
@@ -164,6 +171,9 @@ def _edges(
             if hidden.any():
                 found.append(Edge.hiding(low - start, hidden))
     return tuple(found)
+
+
+_known_edges = lru_cache(maxsize=1024)(_make_edges)
 
 
 def _summary_tiles(part: Summaries, length: int, causal: bool) -> Iterator[Tile]:

@@ -84,7 +84,9 @@ class SelfAttention(nn.Module):
         return self.join(self.attend(*self.project(x_btd, turn), lengths=lengths))
 
     def _split(self, x_btd: Tensor) -> Tensor:
-        return x_btd.reshape(*x_btd.shape[:2], self.heads, -1).transpose(1, 2)
+        # the size of a head in full: of no positions it cannot be told
+        size = x_btd.shape[2] // self.heads
+        return x_btd.reshape(*x_btd.shape[:2], self.heads, size).transpose(1, 2)
 
 
 def _cast_once(x: Tensor) -> Tensor:

@@ -186,6 +186,9 @@ def _grid(
     patterns: list[str], dtypes: list[str], lengths: list[int], sizes: dict[str, Any]
 ) -> list[measuring.Case]:
     """Return the cases of all combinations, checked."""
+    for name, values in (("lengths", lengths), ("patterns", patterns), ("dtypes", dtypes)):
+        if not values:
+            raise RequestError(f"{name}: is empty; give at least one")
     unknown = set(dtypes) - set(_DTYPES)
     if unknown:
         raise RequestError(f"unknown type {min(unknown)!r}; there are {', '.join(_DTYPES)}")
@@ -207,12 +210,13 @@ def _grid(
 
 def _require_correct(cases: Sequence[measuring.Case]) -> None:
     """Refuse to measure what computes something wrong."""
-    for case in cases:
-        row = measuring.correct(case)
+    for row in (row for case in cases for row in measuring.checks(case)):
+        case = row.case
         if not row.passed:
             raise JobError(
-                f"{case.pattern} in {_name(case.dtype)} is wrong on {case.device}: errors "
-                f"{row.errors}, limits {row.limits}; run `speechkit kernels check`"
+                f"{case.pattern} in {_name(case.dtype)} by {case.backend} is wrong on "
+                f"{case.device}: errors {row.errors}, limits {row.limits}; run `speechkit kernels "
+                "check`"
             )
 
 

@@ -5,10 +5,13 @@ from all that a block computes to its input, for one more forward pass.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVarTuple
 
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from speechkit.kernels.dispatch import forced, use_backend
 
 Inputs = TypeVarTuple("Inputs")
 
@@ -17,10 +20,17 @@ def recomputed(function: Callable[[*Inputs], Tensor], *inputs: *Inputs) -> Tenso
     """Return ``function(*inputs)``, of which only the inputs are kept for the backward pass.
 
     The backward pass runs the function again with the same random state, so that dropout hides
-    the same elements, and under the same autocast: gradients are equal to the bit. Without
-    gradients nothing is kept and nothing computed again.
+    the same elements, under the same autocast and by the same backend of attention: gradients are
+    equal to the bit. Without gradients nothing is kept and nothing computed again.
     """
-    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=True)
+    backend = forced()
+    again = function if backend is None else partial(_by_backend, backend, function)
+    return checkpoint(again, *inputs, use_reentrant=False, preserve_rng_state=True)
+
+
+def _by_backend(backend: str, function: Callable[[*Inputs], Tensor], *inputs: *Inputs) -> Tensor:
+    with use_backend(backend):
+        return function(*inputs)
 
 
 def called(function: Callable[[*Inputs], Tensor], *inputs: *Inputs) -> Tensor:

@@ -81,8 +81,8 @@ def cached(
     names
         the sources, in the order of their bytes.
     read
-        yields the bytes of a source. A JobError leaves the source out, with a warning; other
-        errors end the job, and what was read before stays for the next one.
+        yields the bytes of a source. A JobError or OSError leaves the source out, with a warning;
+        other errors end the job, and what was read before stays for the next one.
 
     Raises
     ------
@@ -122,8 +122,9 @@ def _build(home: Path, names: Sequence[str], read: Callable[[str], Iterator[Byte
             end = entry.stop
             done.append(entry)
     if end == 0:
+        why = done[0].problem if done else ""
         raise RequestError(
-            f"none of {len(names)} sources can be used, as {done[0].problem or 'they are empty'}"
+            f"none of {len(names)} sources can be used, as {why or 'they are empty'}"
         )
     os.replace(data, home / _DATA)
     os.replace(index, home / _INDEX)
@@ -132,7 +133,7 @@ def _build(home: Path, names: Sequence[str], read: Callable[[str], Iterator[Byte
 def _append(file: Any, name: str, start: int, read: Callable[[str], Iterator[Bytes]]) -> Entry:
     size = 0
     try:
-        for block in read(name):
+        for block in _blocks_of(name, read):
             file.write(block.tobytes())
             size += block.size
     except JobError as error:
@@ -141,6 +142,14 @@ def _append(file: Any, name: str, start: int, read: Callable[[str], Iterator[Byt
         file.truncate(start)
         return Entry(name, start, 0, str(error))
     return Entry(name, start, size)
+
+
+def _blocks_of(name: str, read: Callable[[str], Iterator[Bytes]]) -> Iterator[Bytes]:
+    """Yield the bytes of a source; what fails of it is not taken for a fault of the cache."""
+    try:
+        yield from read(name)
+    except OSError as error:
+        raise JobError(f"{name}: cannot be read ({error.strerror or error})") from error
 
 
 def _resumable(index: Path, data: Path, names: Sequence[str]) -> list[Entry]:

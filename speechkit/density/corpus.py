@@ -108,8 +108,9 @@ class Stream:
         return self.data
 
     def excerpt(self) -> Iterator[Bytes]:
-        """Yield blocks at even distances."""
-        for start in _spread(max(1, self.size - _EXCERPT_BLOCK), _EXCERPT // _EXCERPT_BLOCK):
+        """Yield blocks at even distances, the first and the last among them."""
+        blocks = min(_EXCERPT // _EXCERPT_BLOCK, -(-self.size // _EXCERPT_BLOCK))
+        for start in _spread(max(1, self.size - _EXCERPT_BLOCK + 1), blocks):
             yield self.data[start : start + _EXCERPT_BLOCK]
 
     def draw(self, number: int, *, length: int, seed: int) -> Bytes:

@@ -63,8 +63,9 @@ class DrawConfig:
         if self.temperature == 0:
             return logits.argmax(axis=1).astype(np.uint8)
         if 0 < self.top_k < logits.shape[1]:
-            least = np.partition(logits, -self.top_k, axis=1)[:, -self.top_k, None]
-            logits = np.where(logits >= least, logits, -np.inf)
+            # in a stable order: of equal ones the first, as the likeliest is found
+            ranks = (-logits).argsort(axis=1, kind="stable").argsort(axis=1)
+            logits = np.where(ranks < self.top_k, logits, -np.inf)
         weights = np.exp((logits - logits.max(axis=1, keepdims=True)) / self.temperature)
         reached = weights.cumsum(axis=1)
         return (reached <= uniform_b[:, None] * reached[:, -1:]).sum(axis=1).astype(np.uint8)
@@ -75,6 +76,8 @@ class Sampler:
 
     Parameters
     ----------
+    model
+        is put into evaluation mode.
     batch
         B, sequences side by side.
     precision
@@ -166,7 +169,8 @@ def sample(
     Raises
     ------
     RequestError
-        if prompt and length together are longer than the model's context.
+        if prompt and length together are longer than the model's context, or the prompt has bytes
+        that the model does not know.
     """
     known = np.zeros(0, dtype=np.uint8) if prompt is None else prompt
     if count < 1 or length < 1:
@@ -177,6 +181,11 @@ def sample(
             f"a prompt of {len(known):,} bytes and {length:,} more: the model's context is "
             f"{context:,}; give a length of at most {max(0, context - len(known)):,}, or a shorter "
             "prompt"
+        )
+    vocabulary = model.config.vocabulary
+    if len(known) and int(known.max()) >= vocabulary:
+        raise RequestError(
+            f"a prompt with byte {int(known.max())}: the model knows those below {vocabulary}"
         )
     place = next(model.parameters()).device
     generators = [np.random.default_rng([config.seed, index]) for index in range(count)]

@@ -31,6 +31,13 @@ def test_it_returns_logits_lengths_and_what_the_output_layer_read(network):
     torch.testing.assert_close(network.output(hidden), logits)
 
 
+@pytest.mark.parametrize("shape", [(0, 31, 9), (2, 0, 9)])
+def test_of_nothing_there_is_nothing(network, shape):
+    logits, lengths, _ = network(torch.randn(shape), torch.zeros(shape[0], dtype=torch.long))
+    assert logits.shape == (shape[0], 0, 5)
+    assert not lengths.any()
+
+
 def test_an_utterance_is_encoded_alike_in_any_company(network):
     x = torch.randn(3, 40, 9)
     lengths = torch.tensor([23, 40, 0])
@@ -63,6 +70,9 @@ def test_a_description_rebuilds_it(network):
 def test_only_dense_attention_needs_chunks():
     passes = {name: Network(config, 9, 5).in_one_pass for name, config in CONFIGS.items()}
     assert passes == {"local": True, "dense": False, "mixed": True, "recurrent": True}
+    # a layout reaches as far as it has blocks
+    blocks = dataclasses.replace(SMALL, patterns=("Blocks([[1, 0], [1, 1]], 64)",))
+    assert not Network(blocks, 9, 5).in_one_pass
 
 
 def test_the_blank_starts_where_it_is_told():
@@ -72,7 +82,12 @@ def test_the_blank_starts_where_it_is_told():
 
 @pytest.mark.parametrize(
     "description",
-    [{"type": "conformer"}, {"type": "sparse", "depth": 3}, {"type": "recurrent", "layers": 0}],
+    [
+        {"type": "conformer"},
+        {"type": "sparse", "depth": 3},
+        {"type": "sparse", "patterns": ("Local(0)",)},
+        {"type": "recurrent", "layers": 0},
+    ],
 )
 def test_a_wrong_description_is_refused(description):
     with pytest.raises(RequestError):

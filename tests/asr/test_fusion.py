@@ -148,5 +148,9 @@ def test_another_vocabulary_is_refused():
 def test_bad_weights():
     with pytest.raises(RequestError, match="weight -1"):
         WordLanguageModel(MODEL, TOKENIZERS[0], weight=-1)
+    with pytest.raises(RequestError, match="weight nan"):
+        WordLanguageModel(MODEL, TOKENIZERS[0], weight=math.nan)
+    with pytest.raises(RequestError, match="word_bonus inf"):
+        WordLanguageModel(MODEL, TOKENIZERS[0], word_bonus=math.inf)
     with pytest.raises(RequestError, match="unknown_penalty 3"):
         WordLanguageModel(MODEL, TOKENIZERS[0], unknown_penalty=3)

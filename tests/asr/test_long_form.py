@@ -89,6 +89,21 @@ def test_errors_are_counted_where_they_are():
     assert chunks["wer_difference"]["improved"] == 0
 
 
+def test_no_share_is_wrong_of_nothing():
+    said = Spoken(("a", "b"), (0.5, 1.0), (0, 0))
+    rows = [{"way": way, "text": "a c", "seconds": 1.0} for way in ("one pass", "chunks")]
+    assert "seam_wer_difference" not in compare(said, rows, duration_s=5.0, config=SEAMS)[1]
+    with pytest.raises(RequestError, match="have no words to compare with"):
+        compare(Spoken((), (), ()), rows, duration_s=5.0, config=SEAMS)
+
+
+@pytest.mark.parametrize("field", ["chunk_s", "overlap_s", "near_s"])
+def test_settings_are_finite(field):
+    for value in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(RequestError, match=field):
+            LongFormConfig(**{field: value})
+
+
 def test_words_have_the_times_of_their_sounds(trained, clips):
     said = long_form.spoken(trained, clips)
     assert " ".join(said.words) == " ".join(clip.supervisions[0].text.lower() for clip in clips)

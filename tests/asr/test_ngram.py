@@ -75,6 +75,8 @@ def test_what_a_model_says_of_itself(path):
     assert (measured.known, measured.unknown) == (5, 1)
     total = -0.1 - 0.15 - 0.4 - 0.1 - 0.8
     assert measured.value == pytest.approx(10 ** (-total / 5))
+    with pytest.raises(RequestError, match="no text to measure"):
+        model.perplexity([])
 
 
 @pytest.mark.parametrize("name", ["lm.arpa", "lm.arpa.gz"])

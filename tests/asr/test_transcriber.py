@@ -319,7 +319,16 @@ def test_a_model_of_stored_features_takes_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"beam": 0}, {"chunk_s": -1.0}, {"chunk_s": 2.0, "overlap_s": 2.0}]
+    "wrong",
+    [
+        {"beam": 0},
+        {"chunk_s": -1.0},
+        {"chunk_s": float("nan")},
+        {"overlap_s": float("inf")},
+        {"lm_weight": float("nan")},
+        {"word_bonus": float("inf")},
+        {"chunk_s": 2.0, "overlap_s": 2.0},
+    ],
 )
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(RequestError, match=next(iter(wrong))):

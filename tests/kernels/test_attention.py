@@ -9,6 +9,7 @@ from speechkit.kernels.dispatch import VARIABLE, choose, request_of
 from speechkit.kernels.encoding import encode
 from speechkit.kernels.operator import sparse_attention as operator
 from speechkit.kernels.patterns import Blocks, Dense, Fixed, Local, Merged, PerHead, Strided
+from speechkit.kernels.portable import exportable
 
 PATTERN = Merged(Local(8), Strided(8))
 
@@ -92,6 +93,9 @@ def test_no_positions(backend):
     q, k, v = inputs(length=0)
     output, lse = sparse_attention(q, k, v, PATTERN, return_lse=True, backend=backend)
     assert (output.shape, lse.shape) == ((2, 2, 0, 3), (2, 2, 0))
+    with exportable():
+        output, lse = sparse_attention(q, k, v, PATTERN, return_lse=True)
+    assert (output.shape, lse.shape) == ((2, 2, 0, 3), (2, 2, 0))
 
 
 @pytest.mark.parametrize(
@@ -118,6 +122,8 @@ def test_tensors_that_do_not_fit(change, message):
         (torch.tensor([-1, 3]), "from -1 to 3"),
         (torch.tensor([5.0, 4.0]), "of torch.float32: give 2 whole numbers"),
         (torch.tensor([5]), r"key_lengths \(1,\)"),
+        (torch.tensor([True, False]), "of torch.bool: give 2 whole numbers"),
+        ([5, 4], r"key_lengths \[5, 4\]: give a tensor of 2"),
     ],
 )
 def test_key_lengths_that_do_not_fit(lengths, message):
@@ -130,6 +136,7 @@ def test_key_lengths_that_do_not_fit(lengths, message):
     [
         (PerHead(Local(1), Local(2), Local(3)), "3 patterns, but there are 2 heads"),
         (Blocks(((1,),), 39), "covers 39 positions, but the length is 40"),
+        ("Local(4)", r"pattern 'Local\(4\)': is no pattern; give such as"),
     ],
 )
 def test_patterns_that_do_not_fit(pattern, message):

@@ -138,15 +138,17 @@ def test_nothing_is_read_that_was_not_written(pattern):
 
 
 @pytest.mark.parametrize("pattern", SOME, ids=str)
-def test_padded_keys_do_not_matter(pattern):
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_padded_keys_do_not_matter(pattern, backend):
     q, k, v, gradient = inputs(90, batch=1)
-    options = {"key_lengths": torch.tensor([40]), "causal": False, "backend": "cpu"}
+    options = {"key_lengths": torch.tensor([40]), "causal": False, "backend": backend}
     clean = results((q, k, v, gradient), pattern, **options)
-    k[:, :, 40:], v[:, :, 40:] = 1e4, -1e4
-    found = results((q, k, v, gradient), pattern, **options)
-    assert torch.equal(found[0], clean[0])
-    assert not found[3][:, :, 40:].any()
-    assert not found[4][:, :, 40:].any()
+    for padding in (1e4, torch.nan, torch.inf):
+        k[:, :, 40:], v[:, :, 40:] = padding, -padding
+        found = results((q, k, v, gradient), pattern, **options)
+        assert all(torch.equal(*pair) for pair in zip(found, clean, strict=True))
+        assert not found[3][:, :, 40:].any()
+        assert not found[4][:, :, 40:].any()
 
 
 @pytest.mark.parametrize("magnitude", [1e3, 1e-3])

@@ -154,6 +154,10 @@ def test_blocks_with_a_layout_for_each_head():
         (lambda: Merged(PerHead(Local(1))), r"give PerHead\(Merged"),
         (lambda: PerHead(PerHead(Local(1))), "PerHead inside"),
         (lambda: Blocks(((1, 0),), 4), "not square"),
+        (lambda: Blocks((((1, 0), (1, 1)), ((1,),)), 4), "the heads' layouts differ in size"),
+        (lambda: Blocks(3, 4), "not square"),
+        (lambda: Blocks((1, 1), 4), "not square"),
+        (lambda: Local(1 << 31), "a whole number from 1 to 2147483647"),
         (lambda: Blocks(((2,),), 4), "something else than 0 and 1"),
         (lambda: Blocks(((1,),), 4).mask(5), "covers 4 positions, but the length is 5"),
         (lambda: PerHead(Local(1)).per_head(2), "1 patterns, but there are 2 heads"),
@@ -173,6 +177,12 @@ def test_what_is_not_a_pattern(build, message):
 def test_text_stands_for_its_pattern(pattern):
     assert decode(encode(pattern)) == pattern
     assert hash(decode(encode(pattern))) == hash(pattern)
+
+
+def test_a_layout_may_be_written_as_lists():
+    pattern = decode("Blocks([[1, 0], [1, 1]], 7)")
+    assert pattern == Blocks(((1, 0), (1, 1)), 7)
+    assert hash(pattern) == hash(decode(encode(pattern)))
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,15 @@ def test_equals_the_reference(pattern, length, causal):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-12)
 
 
+def test_padding_may_hold_anything():
+    q, k, v, gradient = inputs(90)
+    options = {"causal": False, "key_lengths": torch.tensor([40] * len(q))}
+    clean = results(portable, q, k, v, gradient, Local(9), **options)
+    k[:, :, 40:], v[:, :, 40:] = torch.nan, torch.inf
+    found = results(portable, q, k, v, gradient, Local(9), **options)
+    assert all(torch.equal(*pair) for pair in zip(found, clean, strict=True))
+
+
 def test_half_precision_is_rounded_once():
     q, k, v, _ = inputs(90, torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):

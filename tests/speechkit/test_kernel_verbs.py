@@ -118,13 +118,15 @@ def test_the_first_round_is_not_measured_however_long(monkeypatch):
 
 
 def test_bench_does_not_measure_what_is_wrong(monkeypatch):
-    right = bench.correct
-    monkeypatch.setattr(
-        bench, "correct", lambda case: replace(right(case), limits={"output": -1.0, "dq": 0.0})
-    )
-    monkeypatch.setattr(conformance.Row, "passed", False)
-    with pytest.raises(JobError, match="is wrong on cpu"):
-        kernel_verbs.bench(patterns=["Local(16)"], **SMALL)
+    # what `auto` takes in place of the sparse kernel is checked as well
+    for code in ("cpu", "dense"):
+        with monkeypatch.context() as patch:
+            patch.setattr(bench, "_chosen", lambda case: "dense")
+            patch.setattr(
+                conformance.Row, "passed", property(lambda row, code=code: row.case.backend != code)
+            )
+            with pytest.raises(JobError, match=f"by {code} is wrong on cpu"):
+                kernel_verbs.bench(patterns=["Local(16)"], **SMALL)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +136,9 @@ def test_bench_does_not_measure_what_is_wrong(monkeypatch):
         ({"patterns": ["PerHead(Local(1))"]}, KernelError, "1 patterns, but there are 2 heads"),
         ({"dtypes": ["int8"]}, RequestError, "unknown type 'int8'; there are float32"),
         ({"lengths": [0]}, RequestError, "length 0: give at least 1"),
+        ({"lengths": []}, RequestError, "lengths: is empty"),
+        ({"patterns": []}, RequestError, "patterns: is empty"),
+        ({"dtypes": []}, RequestError, "dtypes: is empty"),
         ({"head_size": 0}, RequestError, "head-size 0"),
     ],
 )

@@ -13,6 +13,7 @@ from torch.nn import functional
 from speechkit.attention_layers import SelfAttention, activation
 from speechkit.errors import RequestError
 from speechkit.initialisation import linear_std
+from speechkit.kernels.dispatch import use_backend
 from speechkit.kernels.errors import KernelError
 from speechkit.sparse_transformer import Block, Stack, StackConfig
 
@@ -165,6 +166,18 @@ def test_recomputation_gives_the_same_bits(changes, half):
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
     assert twin.recomputes
     assert not twin.eval().recomputes
+
+
+def test_recomputation_takes_the_backend_that_was_forced():
+    model = stack(recompute=True)
+    gradients = []
+    for backend in ("reference", "cpu"):
+        x = noise(2, 21, 24).requires_grad_()
+        with use_backend(backend):
+            y = model(x)
+        (found,) = torch.autograd.grad(y.square().sum(), x)  # where nothing is forced
+        gradients.append(found)
+    torch.testing.assert_close(*gradients)
 
 
 def test_recomputation_keeps_the_blocks_inputs_alone():

@@ -3,6 +3,7 @@ import errno
 import numpy as np
 import pytest
 
+from speechkit.density import cache
 from speechkit.density.cache import cached
 from speechkit.errors import JobError, RequestError
 
@@ -90,10 +91,29 @@ def test_nothing_but_broken_sources(tmp_path):
         get(tmp_path, Sources(broken))
 
 
-def test_a_full_disk_loses_nothing(tmp_path):
-    full = OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(JobError, match=r"cannot be written .No space left on device"):
-        get(tmp_path, Sources({"d": full}))
+def test_what_fails_of_a_source_is_no_fault_of_the_cache(tmp_path, caplog):
+    gone = OSError(errno.ENOENT, "No such file or directory")
+    assert [e.name for e in get(tmp_path, Sources({"b": gone})).entries] == ["a", "c", "d"]
+    assert "left out: b: cannot be read (No such file or directory)" in caplog.text
+
+
+def test_no_sources(tmp_path):
+    with pytest.raises(RequestError, match="none of 0 sources"):
+        cached(tmp_path, {}, names=[], read=Sources())
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    append = cache._append
+
+    def filled(file, name, start, read):
+        if name == "d":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return append(file, name, start, read)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_append", filled)
+        with pytest.raises(JobError, match=r"cannot be written .No space left on device"):
+            get(tmp_path, Sources())
     rest = Sources()
     get(tmp_path, rest)
     assert rest.asked == ["d"]

@@ -15,10 +15,12 @@ from speechkit.density.audio import mulaw_encode
 from speechkit.density.corpus import Corpus, ImageShape
 from speechkit.density.evaluate import autocast
 from speechkit.density.images import from_arrays
+from speechkit.density.model import DensityConfig, DensityModel
 from speechkit.density.sample import SampleConfig, sample_with
 from speechkit.density.sampler import DrawConfig, Sampler
 from speechkit.errors import JobError, RequestError
 from speechkit.kernels import decoding
+from speechkit.sparse_transformer import StackConfig
 from tests.speechkit.density.helpers import periodic_corpus, tiny_artifact, tiny_model
 
 PATTERNS = {
@@ -114,6 +116,9 @@ def test_draws_follow_the_distribution():
         np.testing.assert_allclose(shares, expected / expected.sum(), atol=0.01)
     assert (DrawConfig(temperature=0).draw(many, numbers) == 3).all()
     assert (DrawConfig(top_k=1).draw(many, numbers) == 3).all()
+    equal = torch.zeros(len(numbers), 4)
+    assert (DrawConfig(top_k=1).draw(equal, numbers) == 0).all()
+    assert set(DrawConfig(top_k=2).draw(equal, numbers)) == {0, 1}
     edge = DrawConfig().draw(logits.expand(2, 4), np.array([0.0, np.nextafter(1, 0)]))
     assert edge.tolist() == [0, 3]
 
@@ -210,6 +215,10 @@ def test_requests_that_cannot_be_met(tmp_path):
     walker = Sampler(artifact.model, batch=1)
     with pytest.raises(RequestError, match="context ends after 42"):
         walker.start(torch.zeros(1, 42, dtype=torch.uint8))
+    stack = StackConfig(layers=1, width=16, heads=2)
+    few = DensityModel(DensityConfig(vocabulary=5, shape=(7, 6), stack=stack))
+    with pytest.raises(RequestError, match="byte 9: the model knows those below 5"):
+        next(sampler.sample(few, count=1, length=1, prompt=np.array([1, 9], dtype=np.uint8)))
 
 
 def test_a_prompt_of_another_kind_is_refused(tmp_path):
