@@ -22,7 +22,7 @@ from speechkit.kws.models import describe_network
 from speechkit.kws.rows import is_silent, name_of, normalise
 from speechkit.kws.scenes import SceneConfig
 from speechkit.kws.splits import Split, decode
-from speechkit.kws.spotter import SILENCE, UNKNOWN, Spotter
+from speechkit.kws.spotter import BACKGROUND, SILENCE, UNKNOWN, Spotter
 from speechkit.kws.train import TrainConfig, train_spotter
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
@@ -35,7 +35,8 @@ class SpotterLearner:
     """Trains spotters that differ in their clips and seeds alone.
 
     A clip's class is its label, or the text that an annotator gave it: one of the keywords, silence
-    (an empty text, or a label such as ``_silence_`` or ``_noise_``), or any other word.
+    (an empty text, or a label such as ``_silence_`` or ``_noise_``), or any other word. Where
+    ``train.classes`` is "keywords", silence and other words are one class.
 
     Attributes
     ----------
@@ -99,7 +100,7 @@ class SpotterLearner:
         return described | {name: manifests.fingerprint(part) for name, part in cuts.items()}
 
     def class_of(self, cut: Cut) -> str:
-        """Return a keyword, or the class of silence or of other words.
+        """Return a keyword, or the class of silence, of other words or of both.
 
         Raises
         ------
@@ -109,10 +110,12 @@ class SpotterLearner:
         name = name_of(cut)
         if name is None:
             raise RequestError(f"clip {cut.id}: has neither label nor text, so no class is known")
-        if is_silent(cut):
-            return SILENCE
         word = normalise(name)
-        return word if word in self.keywords else UNKNOWN
+        if word in self.keywords and not is_silent(cut):
+            return word
+        if self.train.classes == "keywords":
+            return BACKGROUND
+        return SILENCE if is_silent(cut) else UNKNOWN
 
     def _train(self, cuts: Sequence[Cut], init: Spotter | None, *, seed: int, out: Path) -> None:
         training, dev = list(cuts), self.dev

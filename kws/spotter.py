@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 
@@ -120,6 +120,11 @@ class Spotter(nn.Module):
     def keywords(self) -> tuple[str, ...]:
         """The keywords, in the order of the columns of `keyword_scores`."""
         return self.config.keywords
+
+    @property
+    def classes(self) -> Literal["keywords", "unknown-silence"]:
+        """What stands beside the keywords: one class for all else, or other words and silence."""
+        return "unknown-silence" if UNKNOWN in self.config.labels else "keywords"
 
     @property
     def window_frames(self) -> int:

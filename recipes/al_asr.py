@@ -16,8 +16,9 @@ from pathlib import Path
 
 from speechkit import manifests
 from speechkit.active_learning.cycle import run_round
-from speechkit.asr.learner import RECOGNISER, RecogniserLearner
+from speechkit.asr.learner import RecogniserLearner
 from speechkit.asr.recogniser import Recogniser
+from speechkit.asr.train import TrainConfig
 from speechkit.cli import run_recipe
 
 
@@ -32,8 +33,9 @@ def al_asr(
     strategy: str = "egl",
     labels: Path | None = None,
     oracle: bool = False,
+    dev: list[Path] | None = None,
     seed: int = 0,
-    learner: RecogniserLearner = RECOGNISER,
+    train: TrainConfig = TrainConfig(),
 ) -> None:
     """Score, select, export; import, retrain, evaluate.
 
@@ -54,9 +56,14 @@ def al_asr(
         what the annotation tool exported.
     oracle
         take the texts of the pool in place of people's.
-    learner
-        how the model is retrained.
+    dev
+        manifests to choose the epoch on; without any a tenth of the labelled clips is set aside.
+    seed
+        of the retraining.
+    train
+        how the model is retrained; inputs, encoder and tokens are its own.
     """
+    learner = RecogniserLearner(train=train, dev=tuple(manifests.read_all(dev)) if dev else ())
     told = run_round(
         learner,
         Recogniser.load(model),

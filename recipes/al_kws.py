@@ -14,10 +14,14 @@ before and after, and names the retrained model; further labels make another one
 import sys
 from pathlib import Path
 
+from speechkit import manifests
 from speechkit.active_learning.cycle import run_round
 from speechkit.cli import run_recipe
+from speechkit.kws.fit import FitConfig
 from speechkit.kws.learner import SPOTTER, SpotterLearner
+from speechkit.kws.scenes import SceneConfig
 from speechkit.kws.spotter import Spotter
+from speechkit.kws.train import TrainConfig
 
 
 def al_kws(
@@ -31,15 +35,18 @@ def al_kws(
     strategy: str = "egl",
     labels: Path | None = None,
     oracle: bool = False,
+    dev: list[Path] | None = None,
+    noise: list[Path] | None = None,
     seed: int = 0,
-    learner: SpotterLearner = SPOTTER,
+    scenes: SceneConfig = SPOTTER.train.scenes,
+    fit: FitConfig = SPOTTER.train.fit,
 ) -> None:
     """Score, select, export; import, retrain, evaluate.
 
     Parameters
     ----------
     model
-        the spotter of the learner's classes that asks.
+        the spotter that asks, of any keywords.
     labelled, pool, test
         manifests: what it was trained on (those of earlier rounds, OUT/labels, among them), what to
         choose from, what to measure on.
@@ -53,12 +60,25 @@ def al_kws(
         what the annotation tool exported.
     oracle
         take the labels of the pool in place of people's.
-    learner
-        how the model is retrained.
+    dev
+        manifests to choose the epoch on; without any a sixth of the labelled clips is set aside.
+    noise
+        manifests of noise to retrain in; white noise without any.
+    seed
+        of the retraining.
+    scenes, fit
+        what it hears, and its optimisation.
     """
+    spotter = Spotter.load(model)
+    learner = SpotterLearner(
+        keywords=spotter.keywords,
+        train=TrainConfig(classes=spotter.classes, scenes=scenes, fit=fit),
+        dev=tuple(manifests.read_all(dev)) if dev else (),
+        noises=tuple(manifests.read_all(noise)) if noise else (),
+    )
     told = run_round(
         learner,
-        Spotter.load(model),
+        spotter,
         model=model,
         labelled=labelled,
         pool=pool,

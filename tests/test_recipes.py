@@ -13,6 +13,7 @@ from speechkit.audio import write_audio
 from speechkit.cli import run_recipe
 from speechkit.errors import RequestError
 from speechkit.kws.detector import Detector
+from speechkit.kws.spotter import Spotter
 from tests.kws.corpus import beeps, write_corpus
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -294,7 +295,7 @@ def test_a_round_with_a_recogniser(tmp_path, capsys):
     names = ("labelled", "pool")
     words = [word for name in names for word in (f"--{name}", tmp_path / name / "manifest.jsonl")]
     words += ["--model", tmp_path / "model", "--test", tmp_path / "pool" / "manifest.jsonl"]
-    words += ["--out", tmp_path / "out", "--budget", "3", "--learner.train.fit.epochs", "1"]
+    words += ["--out", tmp_path / "out", "--budget", "3", "--train.fit.epochs", "1"]
     words += ["--strategy", "egl:parameters=output/kmeans++"]
     recipe = load("al_asr").al_asr
     assert run(recipe, *words) == 0
@@ -317,16 +318,18 @@ def test_a_round_with_a_recogniser(tmp_path, capsys):
     assert len({*models, *map(str, tmp_path.glob("out/retrained/*/model"))}) == 2
 
 
-def test_a_round_with_a_spotter(tmp_path):
+@pytest.mark.parametrize(
+    "labels", [("_silence_", "_unknown_", "computer"), ("_background_", "computer")]
+)
+def test_a_round_with_a_spotter(tmp_path, labels):
     from tests.kws.helpers import tiny_spotter
 
     paths = write_corpus(tmp_path / "corpus")
-    labels = ("_silence_", "_unknown_", "computer")
     tiny_spotter(labels=labels).save(tmp_path / "model")
     words = ["--labelled", paths["positives"], "--pool", paths["negatives"]]
     words += ["--test", paths["positives"], "--model", tmp_path / "model"]
-    words += ["--out", tmp_path / "out", "--budget", "3", "--learner.keywords", "[computer]"]
-    quick = [word.replace("--", "--learner.train.") if word[:2] == "--" else word for word in QUICK]
-    assert run(load("al_kws").al_kws, *words, *quick, "--oracle") == 0
+    words += ["--out", tmp_path / "out", "--budget", "3", "--noise", paths["noise"]]
+    assert run(load("al_kws").al_kws, *words, *QUICK, "--oracle") == 0
     errors = json.loads((tmp_path / "out" / "errors.json").read_text())
     assert set(errors) == {"model", "before", "after"}
+    assert Spotter.load(errors["model"]).config.labels == labels
