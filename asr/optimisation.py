@@ -51,7 +51,8 @@ class FitConfig:
     workers
         processes that read and augment; 0 does so in between steps.
     devices, nodes, strategy
-        as Lightning takes them.
+        how many processes share a step, on how many machines, and how: "auto" for one, "ddp" where
+        each holds the whole model.
     """
 
     epochs: int = 60

@@ -65,6 +65,8 @@ class TrainConfig:
     frontend
         type and settings of the front-end (logmel, mfcc or pcen) for cuts without features of their
         own, such as {"type": "logmel", "mels": 80}.
+    seed
+        of weights, batches, augmentation and dropout.
     max_unknown
         share of characters outside the tokenizer that is borne (with `init`, or on dev).
     """
@@ -105,8 +107,9 @@ def train(
     cuts
         manifests of transcribed cuts, with audio, or with features already computed.
     out
-        gets model/ (best on dev), log.jsonl (a line an epoch), tensorboard/, resume/ (the state of
-        the run) and train.json (what was trained on, what was left out).
+        gets model/ (best on dev), log.jsonl (a line an epoch), tensorboard/ where that is
+        installed, resume/ (the state of the run) and train.json (what was trained on, what was left
+        out).
     dev
         manifests to choose the best epoch on; without any about a tenth is set aside, whole
         speakers where four or more are known, and all of them.

@@ -69,6 +69,8 @@ def evaluate(
         hear the keywords amid so many hours of background drawn from the negatives, a fifth of it
         audible, as the benchmark of Picovoice does; without it, each keyword alone, and all of
         the negatives.
+    seed
+        of the noise and the background.
     """
     if not fa_per_hour or not all(0 < target < math.inf for target in fa_per_hour):
         raise RequestError(f"fa_per_hour {fa_per_hour}: give targets that are positive")

@@ -62,6 +62,8 @@ class FitConfig:
         all epochs belong to the lower rates, in equal parts, however well the first one does.
     hard_windows
         in a scene without a keyword, so many of the windows are those that look most like one.
+    weight_decay, clip_norm
+        decoupled, on all weights; gradients are scaled down to this norm.
     averaging
         decay per step of the moving average of the weights that is measured and kept.
     mask_bands, mask_frames

@@ -14,7 +14,7 @@ from speechkit.checkpoint import model_digest
 from speechkit.errors import RequestError
 from speechkit.kws.clips import load_clips, load_noises
 from speechkit.kws.detector import Detector
-from speechkit.kws.mining import Alarm, find_alarms
+from speechkit.kws.mining import LEAST_SCORE, MOST_ALARMS, Alarm, find_alarms
 from speechkit.kws.rows import AMID
 from speechkit.kws.select import read_any, select
 
@@ -29,8 +29,8 @@ def mine(
     negatives: list[Path],
     out: Path,
     noise: list[Path] | None = None,
-    least_score: float = 0.2,
-    most: int = 500,
+    least_score: float = LEAST_SCORE,
+    most: int = MOST_ALARMS,
     seed: int = 0,
 ) -> None:
     """Write the false alarms of a model as a data set, for `speechkit kws train --hard`.
@@ -50,6 +50,8 @@ def mine(
         manifests of noise; with some, the audio is heard clean and at 5 dB.
     least_score, most
         what counts as an alarm, and how many to keep for each keyword, the highest first.
+    seed
+        of the noise, and of what stands beside each other.
 
     Raises
     ------

@@ -13,6 +13,9 @@ from speechkit.kws.detector import Detector
 from speechkit.kws.measure import scores_of
 from speechkit.kws.streams import Stream, negative_streams
 
+LEAST_SCORE, MOST_ALARMS = 0.1, 1000
+"""One under this score teaches little, and more of them for a keyword crowd the rest out."""
+
 # audio kept on both sides of an alarm, for scenes to be cut from
 _CONTEXT_S = 2.5
 # alarms nearer than this are one

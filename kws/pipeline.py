@@ -22,7 +22,7 @@ from speechkit.kws.clips import Clip, load_clips
 from speechkit.kws.dealing import NEGATIVES, deal, require_all
 from speechkit.kws.detector import Detector
 from speechkit.kws.evaluate import CONDITIONS, FA_PER_HOUR, count_notes, measure_conditions
-from speechkit.kws.mining import find_alarms
+from speechkit.kws.mining import LEAST_SCORE, MOST_ALARMS, find_alarms
 from speechkit.kws.report import (
     PIPELINE,
     SCORES,
@@ -41,10 +41,6 @@ from speechkit.ranges import require
 from speechkit.reports import provenance
 
 logger = logging.getLogger(__name__)
-
-# an alarm under this score teaches little, and more of them than this crowd the rest out
-_LEAST_SCORE = 0.1
-_MOST_ALARMS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,8 +249,8 @@ def _mine(detector: Detector, training: Split, seed: int) -> list[Clip]:
         detector,
         training.negatives,
         training.noises,
-        least_score=_LEAST_SCORE,
-        most=_MOST_ALARMS,
+        least_score=LEAST_SCORE,
+        most=MOST_ALARMS,
         seed=seed,
     )
     return [alarm.heard for alarm in alarms]

@@ -63,6 +63,8 @@ class TrainConfig:
         none, as in the 12-class task of Speech Commands.
     fa_per_hour, snr_db
         the operating point whose threshold is frozen on dev, and its noise.
+    seed
+        of weights, scenes, masks and the noise on dev.
     """
 
     network: dict[str, Any] = field(default_factory=lambda: {"type": "crnn"})

@@ -5,9 +5,9 @@ r"""Does active learning pay on AN4? A fifth of the utterances is the base, the 
 
 Stage 1 tries every scorer at one share of the pool. Stage 2 compares a few, on fresh seeds, over
 all shares; its two forms of EGL are the best of stage 1, fixed in OUT/stage-2/forms.json before it
-starts. Eight speakers are held out to measure on, and four more to choose epochs on; --test adds
-test_wer and test_cer, which choose nothing. It takes some ten hours of a core: processes may share
-a stage, each with its own --first_seed, and --cells FILE carries it on.
+starts. Eight speakers are held out to measure on, four more to choose epochs on; --test FOLDER adds
+test_wer and test_cer, which choose nothing. A seed of stage 2 takes one to two hours of a core:
+processes may share a stage, each with its own --first-seed, and --cells FILE carries it on.
 """
 
 import sys

@@ -72,8 +72,8 @@ def al_commands(
         gets runs/results.jsonl.
     noise
         manifests of noise to train in; white noise without any.
-    queries, shares
-        strategies, and shares of the pool.
+    seeds, first_seed, queries, shares
+        how many seeds, from which on; strategies, and shares of the pool.
     config, further
         of a base model, and the optimisation of those that go on from it.
     cells

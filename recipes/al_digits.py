@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from lhotse import CutSet
-from lhotse.cut import Cut
 
 from speechkit import manifests
 from speechkit.active_learning.jsonl import write_rows
@@ -69,14 +67,16 @@ def al_digits(
         gets training/, dev/ and test/ (joined digits), and runs/results.jsonl.
     utterances
         joined for base and pool; a third as many to measure on, a tenth to choose epochs on.
-    queries, shares, config, further, cells
-        see al_an4.py.
+    seeds, first_seed, queries, shares
+        how many seeds, from which on; strategies, and shares of the pool.
+    config, further, cells
+        of a base model; of those that go on from it; a file of rows that were measured elsewhere.
     """
     digits = list(manifests.read(root))
     claim(out, {"digits": manifests.fingerprint(digits), "utterances": utterances}, file="of.json")
     of = manifests.folds(digits, FOLDS, by="clip").of
     test, dev, training = (
-        list(join([c for c in digits if of[c.id] in folds], utterances // part, out / name))
+        join([c for c in digits if of[c.id] in folds], utterances // part, out / name)
         for name, folds, part in (("test", TEST, 3), ("dev", DEV, 10), ("training", LEARNT, 1))
     )
     train = replace(config, alphabet=manifests.alphabet(training))
@@ -95,7 +95,7 @@ def al_digits(
     print(f"next: speechkit al compare {out / 'runs'} --out {out / 'report'}")
 
 
-def join(digits: list[Cut], count: int, out: Path) -> CutSet:
+def join(digits: list[manifests.Cut], count: int, out: Path) -> list[manifests.Cut]:
     """Write utterances of 1 to 7 digits of one speaker, each under white noise of its own level."""
     if not (out / "manifest.jsonl").is_file():
         rows = []
@@ -113,7 +113,7 @@ def join(digits: list[Cut], count: int, out: Path) -> CutSet:
             text = " ".join(manifests.text_of(cut) or "" for cut in chosen)
             rows.append({"audio_filepath": name, "text": text, "speaker": speaker})
         write_rows(out / "manifest.jsonl", rows)
-    return manifests.read(out / "manifest.jsonl")
+    return list(manifests.read(out / "manifest.jsonl"))
 
 
 if __name__ == "__main__":

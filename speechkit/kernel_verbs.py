@@ -24,7 +24,9 @@ logger = logging.getLogger(__name__)
 _DTYPES = {str(x).removeprefix("torch."): x for x in measuring.DTYPES}
 
 
-def check(*, device: Literal["cpu", "cuda"] = "cpu", quick: bool = False) -> int:
+def check(
+    *, device: Literal["cpu", "cuda"] = "cpu", quick: bool = False, out: Path | None = None
+) -> int:
     """Compare every attention backend of this machine with float64.
 
     Outputs, log-sum-exps and gradients, over patterns, types and lengths, with padded keys; on the
@@ -38,6 +40,8 @@ def check(*, device: Literal["cpu", "cuda"] = "cpu", quick: bool = False) -> int
         where the kernels run.
     quick
         try fewer patterns and lengths.
+    out
+        folder for report.json and report.md.
     """
     _require_device(device)
     rows = [row for backend in _backends(device) for row in _rows(backend, device, quick)]
@@ -45,7 +49,11 @@ def check(*, device: Literal["cpu", "cuda"] = "cpu", quick: bool = False) -> int
     for row in rows:
         groups[row.case.backend, _name(row.case.dtype)].append(row)
     header = ("backend", "type", "cases", "failed", *conformance.QUANTITIES)
-    _show("largest errors", header, [_summary(*key, group) for key, group in groups.items()])
+    table = [_summary(*key, group) for key, group in groups.items()]
+    _show("largest errors", header, table)
+    if out:
+        report = {"largest errors": [dict(zip(header, line, strict=True)) for line in table]}
+        _write(out, report, "# Attention against float64\n\n" + markdown_table(header, table))
     failed = [row for row in rows if not row.passed]
     for row in failed[:20]:
         logger.error("failed: %s: errors %s, limits %s", row.case, row.errors, row.limits)

@@ -75,7 +75,8 @@ class _Parser(ArgumentParser):
     """Show options with dashes, and types by their names."""
 
     def format_help(self, *arguments: Any) -> str:
-        return _as_typed(super().format_help(*arguments))
+        # in YAML, and so on the command line, None is written null
+        return re.sub(r"\bNone\b", "null", _as_typed(super().format_help(*arguments)))
 
 
 def _parser(function: Callable[..., Any], positional: Sequence[str], prog: str) -> _Parser:

@@ -52,6 +52,8 @@ class FitConfig:
         context that each validated byte has at least, for text and audio.
     log_every
         steps between lines of the log.
+    seed
+        of weights, windows and dropout.
     devices, nodes, strategy
         how many processes share a step, on how many machines, and whether each holds the whole
         model ("ddp") or a shard of it ("fsdp").

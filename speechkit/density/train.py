@@ -34,19 +34,26 @@ class ModelChanges:
 
     Parameters
     ----------
-    layers, width, heads, patterns, feed_forward_ratio, half_keys, dropout
-        as of `speechkit.sparse_transformer.StackConfig`.
+    layers, width, heads
+        residual blocks, their width, attention heads.
+    patterns
+        what layers attend to, in turn, such as ["Local(32)", "Strided(32)"].
+    feed_forward_ratio, half_keys
+        width of the feed-forward layer in widths; queries and keys half as wide as values.
+    dropout
+        at the end of each residual branch.
     shape
         sizes of the position tables, whose product is the context: rows, columns and channels of
         images; rows and columns at the attention's stride of text and audio.
     positions
         "rotary" turns queries and keys besides what the tables tell, "none" does not.
     initialisation, depth_scaling
-        of weights.
+        how the paper's formula for the weights is read; projections that end a branch start smaller
+        by the root of the number of branches.
     recompute, feed_forward_steps
         to save memory.
     backend
-        of the attention.
+        of the attention: auto, reference, dense, cpu or triton.
     """
 
     shape: list[int] | None = None
@@ -100,8 +107,8 @@ def train(
         model and optimisation: tiny_text, tiny_image or tiny_audio, which train on two cores; the
         paper's cifar10, enwik8, imagenet64, music_65k, music_262k or music_1m.
     out
-        gets model/ (best on valid), log.jsonl, tensorboard/, resume/ (the state of the run) and
-        train.json (what was trained, on what).
+        gets model/ (best on valid), log.jsonl, tensorboard/ where that is installed, resume/ (the
+        state of the run) and train.json (what was trained, on what).
     data
         the files of text; the file or folder of another corpus; none for generated text.
     """

@@ -29,11 +29,14 @@ def few(monkeypatch):
     monkeypatch.setattr(kernel_verbs, "find_spec", lambda name: None)
 
 
-def test_check_prints_the_largest_errors(few, capsys):
-    assert kernel_verbs.check(quick=True) == 0
+def test_check_prints_the_largest_errors(few, capsys, tmp_path):
+    assert kernel_verbs.check(quick=True, out=tmp_path) == 0
     printed = capsys.readouterr().out
     assert "dense" in printed
     assert "bfloat16" in printed
+    (first, *_) = json.loads((tmp_path / "report.json").read_text())["largest errors"]
+    assert first["failed"] == "0"
+    assert "| backend |" in (tmp_path / "report.md").read_text()
 
 
 def test_check_fails_on_an_error(few, monkeypatch, capsys):
