@@ -9,7 +9,12 @@ from speechkit.active_learning import egl as egl_module
 from speechkit.active_learning.cotangents import principal
 from speechkit.active_learning.egl import Egl
 from speechkit.active_learning.gradient_norms import record
-from speechkit.active_learning.keyword_scorers import ClassEgl, ClassEntropy, ClassMargin
+from speechkit.active_learning.keyword_scorers import (
+    ClassConfidence,
+    ClassEgl,
+    ClassEntropy,
+    ClassMargin,
+)
 from speechkit.active_learning.models import Clip, Windows, _possible
 from speechkit.ctc_beam import Hypothesis
 from speechkit.errors import RequestError
@@ -122,6 +127,10 @@ def test_the_tolerance_bounds_what_is_left_out(model):
     batch = utterances(model, pool_of(6))
     exact = Egl(tolerance=0.0).score(batch)[""]
     assert Egl(tolerance=1e-3).score(batch)[""] == pytest.approx(exact, rel=0.01)
+    # the default, of which the documents speak
+    found = Egl().score(batch)[""]
+    assert found == pytest.approx(exact, rel=0.02)
+    assert found != pytest.approx(exact, rel=1e-6)
 
 
 def test_a_few_passes_are_unbiased(model):
@@ -159,6 +168,13 @@ def test_mixtures_keep_the_weighted_sum_and_are_few():
     matrix = torch.randn(40, 30, dtype=torch.float64)
     expected = weights @ (gradients.flatten(1) @ matrix).square().sum(1)
     torch.testing.assert_close((few.flatten(1) @ matrix).square().sum(), expected)
+    # of mixtures that fade the smallest go, and the others keep the sum of squares
+    fading = gradients.flatten(1) @ torch.diag(0.5 ** torch.arange(40.0, dtype=torch.float64))
+    whole, fewer = (principal(fading, weights, tolerance=t) for t in (0.0, 1e-2))
+    assert len(fewer) < len(whole)
+    left_out = 1 - whole[: len(fewer)].square().sum() / whole.square().sum()
+    assert 0 < left_out <= 1e-2
+    torch.testing.assert_close(fewer.square().sum(), weights @ fading.square().sum(1))
     nothing = principal(torch.zeros(4, 2, 3), torch.ones(4), tolerance=1e-3)
     assert nothing.shape == (1, 2, 3)
     assert not nothing.any()
@@ -176,7 +192,10 @@ def test_units(model):
     assert [a / b for a, b in zip(plain, seconds, strict=True)] == pytest.approx(
         [clip.cut.duration for clip in batch.clips]
     )
-    assert all(b <= a for a, b in zip(plain, tokens, strict=True))
+    sets = Egl(k=4).hypotheses(batch)
+    expected = [one.expectation(torch.tensor([float(len(y)) for y in one.tokens])) for one in sets]
+    assert max(expected) > 1
+    assert [a / b for a, b in zip(plain, tokens, strict=True)] == pytest.approx(expected)
 
 
 def test_the_model_is_in_evaluation_mode_and_left_so(model):
@@ -276,4 +295,6 @@ def test_a_spotters_expectation_over_its_classes_is_exact(recurrent, parameters)
     assert ClassEntropy().score(batch)[""] == pytest.approx(
         torch.distributions.Categorical(logits=batch.logits).entropy().tolist()
     )
-    assert all(-1 < value <= 0 for value in ClassMargin().score(batch)[""])
+    ranked = batch.logits.softmax(1).sort(dim=1, descending=True).values
+    assert ClassMargin().score(batch)[""] == pytest.approx((ranked[:, 1] - ranked[:, 0]).tolist())
+    assert ClassConfidence().score(batch)[""] == pytest.approx((1 - ranked[:, 0]).tolist())

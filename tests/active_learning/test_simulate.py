@@ -7,6 +7,7 @@ from speechkit.active_learning import simulate as simulate_function
 from speechkit.active_learning.compare import ComparisonConfig, compare_metric
 from speechkit.active_learning.joined_scores import read_joined
 from speechkit.active_learning.jsonl import read_rows
+from speechkit.active_learning.keyed import keys_of, uniforms
 from speechkit.active_learning.query import Query
 from speechkit.active_learning.results import Results
 from speechkit.active_learning.scoring import ScoringConfig
@@ -102,6 +103,30 @@ def test_cells_are_paired_and_told_apart(tmp_path):
         "egl:k=2",
         "egl:k=2/per_second",
     }
+
+
+def test_a_seed_is_that_of_its_choices_and_of_its_trainings(tmp_path):
+    """Of one pool for all seeds, as the verb has it, each seed must still choose for itself."""
+    learner, shared = Learner(), split(0)
+    simulate_function(
+        lambda seed: shared,
+        queries=["random"],
+        seeds=[3, 7],
+        fit=learner.fit,
+        evaluate=learner.evaluate,
+        out=tmp_path,
+        config=SimulationConfig(shares=(0.4,), scoring=ScoringConfig(block_size=8)),
+    )
+    chosen = {}
+    for seed in (3, 7):
+        (folder,) = (tmp_path / f"seed-{seed}" / "selections").iterdir()
+        chosen[seed] = [cut.id for cut in read_selection(folder)[1]]
+        ids = [cut.id for cut in shared.pool]
+        chance = dict(zip(ids, uniforms(keys_of(ids, seed=seed)).tolist(), strict=True))
+        assert chosen[seed] == sorted(ids, key=chance.__getitem__, reverse=True)[:8]
+    assert set(chosen[3]) != set(chosen[7])
+    assert [seed for name, seed, *_ in learner.fits if name == "base"] == [3, 7]
+    assert all(name == "base" or name.startswith(f"{seed}-") for name, seed, *_ in learner.fits)
 
 
 def test_a_run_that_was_interrupted_goes_on_where_it_was(tmp_path):

@@ -240,7 +240,8 @@ class Spoken(Detector):
 
     def __init__(self, spotter: Spotter, scores) -> None:
         super().__init__(spotter)
-        self.given = np.array(scores, float)[:, None]
+        given = np.array(scores, float)
+        self.given = given if given.ndim == 2 else given[:, None]
 
     def scores(self, chunk):
         return self.given

@@ -7,6 +7,7 @@ from speechkit.kws.detector import Detector
 from speechkit.kws.mining import find_alarms
 from speechkit.kws.streams import negative_streams
 from tests.kws.helpers import bursts, clip_of, noise, tiny_spotter
+from tests.kws.test_measure import Spoken
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,7 @@ def test_the_same_alarms_again(clips):
     first, second = (
         find_alarms(Detector(tiny_spotter()), clips, noises, **given) for _ in range(2)
     )
+    assert first
     assert [(a.clip_id, a.centre_s, a.score) for a in first] == [
         (a.clip_id, a.centre_s, a.score) for a in second
     ]
@@ -52,6 +54,7 @@ def test_what_was_heard_is_cut_out_of_the_stream(clips):
     (stream,) = negative_streams(clips, [], snr_db=None, seed=4)
     offsets = {piece.id: piece.offset for piece in stream.pieces}
     lengths = {clip.id: len(clip.samples) for clip in clips}
+    assert alarms
     for alarm in alarms:
         heard = alarm.heard
         assert heard.id == f"{alarm.clip_id}@{alarm.centre_s:.2f} {alarm.keyword}"
@@ -65,6 +68,25 @@ def test_what_was_heard_is_cut_out_of_the_stream(clips):
         }
 
 
+def test_an_alarm_lies_in_the_middle_of_the_window_that_raised_it():
+    scores = np.zeros((80, 2))
+    scores[20, 0], scores[40, 1], scores[60, 0] = 0.9, 0.8, 0.7
+    detector = Spoken(tiny_spotter(labels=("_background_", "one", "two")), scores)
+    clip = clip_of(bursts(9.5), id_="long")
+    for most, expected in (
+        (9, [("one", 2.75, 0.9), ("one", 6.75, 0.7), ("two", 4.75, 0.8)]),
+        (1, [("one", 2.75, 0.9), ("two", 4.75, 0.8)]),
+    ):
+        alarms = find_alarms(detector, [clip], [], least_score=0.5, most=most, snrs_db=(None,))
+        assert [(a.keyword, a.centre_s, a.score) for a in alarms] == [
+            (keyword, pytest.approx(centre_s), score) for keyword, centre_s, score in expected
+        ]
+        # a second in the middle of what was heard, sample for sample
+        middle = round(alarms[0].centre_s * SAMPLE_RATE)
+        core = alarms[0].heard.audio[alarms[0].heard.span.start : alarms[0].heard.span.end]
+        np.testing.assert_allclose(core, clip.audio[middle - 8_000 : middle + 8_000], atol=1e-4)
+
+
 def test_loud_noise_is_heard_whole(clips):
     alarms = find_alarms(
         Detector(tiny_spotter()),
@@ -74,6 +96,7 @@ def test_loud_noise_is_heard_whole(clips):
         most=100,
         snrs_db=(-40.0,),
     )
+    assert alarms
     for alarm in alarms:
         at_the_limit = np.abs(alarm.heard.samples.astype(int)) == INT16_SCALE - 1
         assert at_the_limit.sum() == 1

@@ -2,6 +2,7 @@ import dataclasses
 import json
 
 import pytest
+import torch
 
 from speechkit import manifests
 from speechkit.errors import RequestError
@@ -176,6 +177,74 @@ def parts_of(monkeypatch, corpus, out, **changes):
         with pytest.raises(KeyboardInterrupt):
             run(corpus, out, config)
     return seen
+
+
+def test_each_fold_is_measured_by_a_model_that_never_heard_it(tmp_path, corpus, monkeypatch):
+    """Who hears what: training and mining one part, dev the second, the measure the third."""
+    rounds, mined, measured = [], [], []
+    train, find, measure = (
+        getattr(pipeline, name) for name in ("train_spotter", "find_alarms", "measure_conditions")
+    )
+
+    def note_training(training, dev, **options):
+        rounds.append((training, dev, options))
+        return train(training, dev, **options)
+
+    def note_mining(detector, clips, noises, **options):
+        mined.append((detector.spotter, clips, noises, options["seed"]))
+        return find(detector, clips, noises, **options)
+
+    def note_measure(detector, positives, negatives, noises, **options):
+        measured.append((positives, negatives, noises))
+        return measure(detector, positives, negatives, noises, **options)
+
+    monkeypatch.setattr(pipeline, "train_spotter", note_training)
+    monkeypatch.setattr(pipeline, "find_alarms", note_mining)
+    monkeypatch.setattr(pipeline, "measure_conditions", note_measure)
+    monkeypatch.setattr(pipeline, "LEAST_SCORE", 0.0)
+    run(corpus, tmp_path, dataclasses.replace(CONFIG, test_folds=(0,)))
+    assert len(rounds) == len(measured) == 2
+    name = corpus["positives"].parent.name
+    everything = {
+        f"{name}/{kind}/{i}.wav" for kind in ("positives", "negatives") for i in range(12)
+    }
+    everything |= {f"{name}/noise/{i}.wav" for i in range(6)}
+    for (training, dev, _), tested in zip(rounds, measured, strict=True):
+        parts = [
+            {clip.id for clips in (*positives.values(), negatives, noises) for clip in clips}
+            for positives, negatives, noises in (
+                (training.positives, training.negatives, training.noises),
+                (dev.positives, dev.negatives, dev.noises),
+                tested,
+            )
+        ]
+        assert sorted(id_ for part in parts for id_ in part) == sorted(everything)
+        assert [len(part) for part in parts] == [10, 10, 10]
+    (first, _, one), (second, _, two) = rounds
+    assert first.fingerprints() == second.fingerprints()
+    # mined are the training negatives alone, by the first round's model
+    (spotter, clips, noises, seed) = mined[0]
+    assert len(mined) == 1
+    assert ids(clips) == ids(first.negatives)
+    assert ids(noises) == ids(first.noises)
+    folder = tmp_path / "fold-0" / "round-0" / "model"
+    stored = Spotter.load(folder).state_dict()
+    assert all(torch.equal(x, stored[name]) for name, x in spotter.state_dict().items())
+    assert (one["init"], one["hard"]) == (None, [])
+    assert two["init"] == folder
+    assert two["hard"]
+    assert seed == two["config"].seed == one["config"].seed + 1
+
+
+def ids(clips):
+    return sorted(clip.id for clip in clips)
+
+
+def test_a_later_round_is_half_as_long_and_begins_with_the_first_drop():
+    fit = FitConfig(epochs=7, learning_rate=1e-3, drop=0.3, drops=2)
+    later = pipeline._next_round(TrainConfig(fit=fit, seed=5), 1)
+    assert (later.fit.epochs, later.fit.drops, later.seed) == (4, 1, 6)
+    assert later.fit.learning_rate == pytest.approx(3e-4)
 
 
 def test_noises_fewer_than_folds_are_heard_everywhere(tmp_path, monkeypatch):
