@@ -110,6 +110,13 @@ def test_disagreement():
     assert disagreement(["", ""]) == 0
 
 
+def test_transcripts_under_dropout_differ():
+    model = TinyRecogniser(dropout=0.3)
+    found = scores("dropout:passes=4", model, pool_of(6))
+    assert all(value >= 0 for value in found)
+    assert max(found) > 0
+
+
 def test_dropout_needs_dropout():
     bare = TinyRecogniser(dropout=0.0)
     with pytest.raises(RequestError, match="no layer of dropout"):

@@ -1,6 +1,7 @@
 """Training: what a run leaves, exact resume, what is dropped, skipped, averaged."""
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -8,16 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lhotse import MonoCut, SupervisionSegment
 
 from speechkit.asr import Recogniser, kneser_ney
 from speechkit.asr.decoding import attach_language_model
-from speechkit.asr.fit import fit
-from speechkit.asr.optimisation import FitConfig
+from speechkit.asr.fit import _Keeper, fit
+from speechkit.asr.optimisation import FitConfig, decayed, moving_average
 from speechkit.asr.train import TrainConfig, set_aside, train, train_recogniser
 from speechkit.asr.utterances import AugmentConfig, Material, Utterances, check
+from speechkit.augment import active_power, power
 from speechkit.batching import BatchConfig, CutBatch, DurationBatches
 from speechkit.errors import AudioError, JobError, RequestError
 from speechkit.specaugment import SpecAugmentConfig
@@ -146,14 +149,76 @@ def test_epochs_of_other_numbers_of_batches_are_read_whole(corpus, tmp_path, mon
     assert read == [place for place in wanted if place[0] > 0]
 
 
-def test_accumulation_schedule_and_mean_of_epochs(corpus, tmp_path):
+def test_accumulation_schedule_and_mean_of_epochs(corpus, tmp_path, monkeypatch):
     config = dataclasses.replace(
         QUICK, accumulate=2, schedule="noam", average_epochs=2, averaging=0.0, precision="bf16"
     )
+    average, heard, averaged = _Keeper._averaged, [], []
+
+    def noting(self, measured):
+        heard.append({name: w.clone() for name, w in measured.state_dict().items()})
+        found = average(self, measured)
+        averaged.append(found.state_dict())
+        return found
+
+    monkeypatch.setattr(_Keeper, "_averaged", noting)
     run(corpus, tmp_path / "a", config=config, model_config=SMALL_RECURRENT)
     lines = log_of(tmp_path / "a")
-    assert lines[-1]["step"] == math.ceil(lines[-1]["step"] / 3) * 3
     assert all(math.isfinite(line["dev_loss"]) for line in lines)
+    batches = DurationBatches(corpus[0], BatchConfig(max_s=4.0, buckets=2), seed=5)
+    steps = [math.ceil(len(batches.plan(epoch)) / 2) for epoch in range(3)]
+    assert [line["step"] for line in lines] == list(itertools.accumulate(steps))
+    assert not torch.equal(heard[1]["network.output.weight"], heard[2]["network.output.weight"])
+    for name, weights in averaged[-1].items():
+        torch.testing.assert_close(weights, (heard[1][name] + heard[2][name]) / 2)
+
+
+def test_what_is_heard_has_the_noise_and_level_that_were_drawn(corpus):
+    model, cut = recogniser(), next(iter(corpus[0]))
+    tokens = check([cut], model).tokens
+    clean = Utterances(model.inputs, tokens)[CutBatch(0, 0, (cut,))].x[0].numpy()
+    config = AugmentConfig(speeds=(1.0,), noise_probability=1.0, snr_db=(5.0, 5.0), gain_db=0.0)
+    heard = Utterances(model.inputs, tokens, config=config)[CutBatch(0, 0, (cut,))].x[0].numpy()
+    snr_db = 10 * math.log10(active_power(clean) / power(heard - clean))
+    assert snr_db == pytest.approx(5.0, abs=0.1)
+    levels = set()
+    for epoch in range(8):
+        quiet = AugmentConfig(speeds=(1.0,), noise_probability=0.0, gain_db=6.0)
+        batch = Utterances(model.inputs, tokens, config=quiet)[CutBatch(epoch, 0, (cut,))]
+        level = float(batch.x[0].norm()) / float(np.linalg.norm(clean))
+        assert 10 ** (-6 / 20) <= level <= 10 ** (6 / 20)
+        levels.add(round(level, 3))
+    assert len(levels) > 4
+
+
+def test_what_fits_but_not_when_played_faster_is_left_out(corpus):
+    """CTC needs a frame for each token and one between equal ones."""
+    model, cut = recogniser(), next(iter(corpus[0]))
+    frames = int(model.network.output_lengths(torch.tensor([model.inputs.frame_count(cut)])))
+    text = ("ab" * frames)[:frames]
+    (supervision,) = cut.supervisions
+    dense = cut.with_id("dense")
+    dense.supervisions = [dataclasses.replace(supervision, text=text, custom=None)]
+    assert not check([dense, cut], model).dropped
+    assert check([dense, cut], model, fastest=1.1).dropped.keys() == {"dense"}
+
+
+def test_only_matrices_decay():
+    model = recogniser(SMALL)
+    matrices, others = decayed(model, 0.1)
+    assert (matrices["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert {p.ndim > 1 for p in matrices["params"]} == {True}
+    assert {p.ndim > 1 for p in others["params"]} == {False}
+    assert len(matrices["params"]) + len(others["params"]) == len(list(model.parameters()))
+
+
+def test_the_moving_average_forgets_the_first_steps():
+    update = moving_average(0.99)
+    averaged, current = [torch.tensor([0.0])], [torch.tensor([1.0])]
+    update(averaged, current, 0)
+    assert averaged[0].item() == pytest.approx(0.9)
+    update(averaged, [torch.tensor([0.0])], 10_000)
+    assert averaged[0].item() == pytest.approx(0.9 * 0.99)
 
 
 def test_two_views_resume_exactly_too(corpus, tmp_path, monkeypatch):

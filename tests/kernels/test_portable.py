@@ -101,7 +101,8 @@ def test_no_tensor_holds_every_pair(pattern):
     q, k, v, _ = inputs(1024, batch=1)
     with Largest():
         portable.attention(q, k, v, pattern, causal=True, scale=0.4)
-    assert Largest.numbers <= 1024 * 1024
+    # of three heads the columns are the most, an eighth of all pairs for each
+    assert Largest.numbers <= 1024 * 1024 * 5 // 8
 
 
 class Attend(torch.nn.Module):
