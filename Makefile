@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 .DEFAULT_GOAL := help
 TRITONS ?= 3.6.0 3.7.1 3.8.0 3.9.0
 
-.PHONY: help demo test check check-triton bench clean
+.PHONY: help demo test check check-triton check-extras bench clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -35,6 +35,10 @@ check-triton: $(INSTALLED) ## run the tests of the GPU kernels with other versio
 		PYTHONPATH=$$folder:. TRITON_CACHE_DIR=$$folder/cache \
 			$(BIN)/pytest -q -n 2 tests/kernels/test_triton_interpreter.py tests/kernels/test_kernel_budget.py; \
 	done
+
+check-extras: $(INSTALLED) ## run the tests that need Ray, and torchaudio's beam search
+	$(BIN)/python -m pip install --quiet --editable '.[ray,lm]'
+	$(BIN)/pytest -q tests/active_learning/test_engines.py tests/test_recipes.py -k "ray or beam"
 
 bench: export OMP_NUM_THREADS = 1
 bench: $(INSTALLED) ## measure speed, of what passes its tests first

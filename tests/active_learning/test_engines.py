@@ -193,6 +193,32 @@ def test_ray_gives_up_when_nothing_moves(tmp_path, monkeypatch):
         )
 
 
+class Handed(engines.Local):
+    """Hands blocks to an actor as Ray does, by tables of cuts as text."""
+
+    def run(self, score, blocks, *, cuts, folder):
+        actor = engines._Actor(score, folder)
+        for batch in engines._todo(blocks, cuts).to_batches(max_chunksize=2):
+            columns = zip(batch.schema.names, batch.columns, strict=True)
+            actor({name: column.to_numpy(zero_copy_only=False) for name, column in columns})
+
+
+def test_an_actor_of_ray_writes_the_same_bytes(tmp_path):
+    config = ScoringConfig(block_size=3)
+    for folder, engine in (("here", engines.Local()), ("handed", Handed())):
+        score_pool(
+            pool_of(CLIPS),
+            TinyRecogniser(),
+            TEXTS,
+            folder=tmp_path / folder,
+            config=config,
+            engine=engine,
+        )
+    written = parts_of(tmp_path / "here")
+    assert len(written) > 2
+    assert parts_of(tmp_path / "handed") == written
+
+
 def test_a_checkpoint_of_ray_that_knows_too_much_is_dropped(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

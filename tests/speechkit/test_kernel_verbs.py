@@ -200,3 +200,27 @@ def test_costs_that_made_the_times_are_found_again(monkeypatch):
     found = retune.measure((64, 256))
     assert set(found) == {"full", "half"}
     assert found["full"] == pytest.approx(costs, rel=0.02)
+
+
+@pytest.mark.parametrize("quantity", conformance.QUANTITIES)
+def test_an_error_of_a_ten_thousandth_is_not_borne(quantity, monkeypatch):
+    """The limits are what README's table says, and far below any mistake."""
+    outcome = conformance._outcome
+    case = next(
+        case
+        for case in conformance.cases("cpu", "cpu")
+        if case.dtype == torch.float32 and case.length == 65
+    )
+    assert conformance.run(case).passed
+
+    def wrong(one, given, attend):
+        found = outcome(one, given, attend)
+        if attend.__qualname__.startswith("_by_backend"):
+            found[quantity] = found[quantity] * (1 + 1e-4)
+        return found
+
+    monkeypatch.setattr(conformance, "_outcome", wrong)
+    assert not conformance.run(case).passed
+    assert conformance._FACTORS == {"output": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3}
+    floors = [1e-12, 1e-6, pytest.approx(7.8e-3, rel=0.01), pytest.approx(9.8e-4, rel=0.01)]
+    assert list(conformance._FLOORS.values()) == floors
