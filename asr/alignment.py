@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -100,16 +100,8 @@ def align(
     return [_later(span, late_s) for span in spans]
 
 
-def words_of(
-    spans: Sequence[TokenSpan], tokenizer: Tokenizer, *, confidence: Literal["min", "mean"] = "min"
-) -> tuple[Word, ...]:
-    """Join the spans of tokens to words.
-
-    Parameters
-    ----------
-    confidence
-        a word's from its tokens': one doubtful letter makes a wrong word ("min"), or "mean".
-    """
+def words_of(spans: Sequence[TokenSpan], tokenizer: Tokenizer) -> tuple[Word, ...]:
+    """Join the spans of tokens to words, each as sure as its least sure token."""
     groups: list[list[TokenSpan]] = [[]]
     for span in spans:
         if tokenizer.starts_word(span.token):
@@ -123,7 +115,7 @@ def words_of(
             text,
             group[0].start_s,
             group[-1].end_s,
-            _joined([span.confidence for span in group], confidence),
+            min(span.confidence for span in group),
         )
         for group in groups
         for text in tokenizer.decode(span.token for span in group).split()
@@ -153,13 +145,9 @@ def timed(
         text=tokenizer.decode(tokens),
         tokens=tuple(tokens),
         times=tuple(span.peak_s for span in spans),
-        confidence=_joined([word.confidence or 0.0 for word in words] or [1.0], "mean"),
+        confidence=fmean([word.confidence or 0.0 for word in words] or [1.0]),
         words=words,
     )
-
-
-def _joined(confidences: Sequence[float], how: Literal["min", "mean"]) -> float:
-    return min(confidences) if how == "min" else sum(confidences) / len(confidences)
 
 
 def _forced(log_probs: Tensor, tokens: Sequence[int], greedy: list[int]) -> Tensor:

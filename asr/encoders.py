@@ -138,7 +138,7 @@ class Network(nn.Module):
         where the blank's bias starts, the others starting at 0.
     """
 
-    trunk: Any  # a `Trunk` that is a module
+    trunk: Any  # a module that is a `Trunk`
 
     def __init__(
         self,

@@ -51,15 +51,15 @@ def to_srt(hypothesis: Hypothesis, *, limits: CaptionLimits = CaptionLimits()) -
     return "\n".join(captions)
 
 
-def to_ctm(hypothesis: Hypothesis, *, recording: str, channel: str = "1") -> str:
-    """Return NIST's CTM, a line a word: recording, channel, start, duration, word, confidence.
+def to_ctm(hypothesis: Hypothesis, *, recording: str) -> str:
+    """Return NIST's CTM, a line a word: recording, channel 1, start, duration, word, confidence.
 
     Fields are separated by white space, so white space in the recording's name becomes "_".
     """
     name = "_".join(recording.split()) or "_"
     lines = []
     for word in hypothesis.words:
-        fields = [name, channel, f"{word.start_s:.3f}", f"{word.end_s - word.start_s:.3f}"]
+        fields = [name, "1", f"{word.start_s:.3f}", f"{word.end_s - word.start_s:.3f}"]
         fields.append("_".join(word.text.split()))
         if word.confidence is not None:
             fields.append(f"{word.confidence:.4f}")

@@ -19,6 +19,8 @@ from speechkit.ctc_beam import Scorer
 from speechkit.errors import RequestError
 
 _FORBIDDEN = -math.inf
+# of the words that a recogniser can write; below it a vocabulary is another model's
+_LEAST_SHARE = 0.5
 
 
 class Spelled(NamedTuple):
@@ -192,26 +194,21 @@ class Sum:
         return sum(scorer.finish(own) for scorer, own in zip(self.scorers, state, strict=True))
 
 
-def check_vocabulary(words: Iterable[str], tokenizer: Tokenizer, *, at_least: float = 0.5) -> float:
+def check_vocabulary(words: Iterable[str], tokenizer: Tokenizer) -> float:
     """Return the share of words that a recogniser can produce.
-
-    Parameters
-    ----------
-    at_least
-        the share below which a vocabulary is taken for another model's.
 
     Raises
     ------
     RequestError
-        if the share is lower.
+        if it is so low that the vocabulary is another model's.
     """
     words = list(words)
     strange = [word for word in words if not all(map(tokenizer.writes, word))]
     share = 1 - len(strange) / max(len(words), 1)
-    if not words or share < at_least:
+    if not words or share < _LEAST_SHARE:
         raise RequestError(
             f"the recogniser can write {share if words else 0:.0%} of the {len(words)} words "
-            f"(needed: {at_least:.0%}), not, say, {', '.join(sorted(strange)[:3]) or 'any'}; give "
+            f"(needed: {_LEAST_SHARE:.0%}), not, say, {', '.join(sorted(strange)[:3]) or 'any'}; give "
             "words in the form of the model's training texts (mind the case)"
         )
     return share

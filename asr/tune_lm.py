@@ -19,14 +19,7 @@ _WEIGHTS = (0.2, 0.4, 0.7)
 _BONUSES = (0.0, 1.0, 2.0)
 
 
-def choose_weights(
-    recogniser: Recogniser,
-    cuts: Sequence[Cut],
-    lm: Path,
-    *,
-    weights: Sequence[float] = _WEIGHTS,
-    bonuses: Sequence[float] = _BONUSES,
-) -> DecodingConfig:
+def choose_weights(recogniser: Recogniser, cuts: Sequence[Cut], lm: Path) -> DecodingConfig:
     """Return the settings, with this ARPA file, of the lowest WER on cuts; of equals the first.
 
     What is found fits these cuts better than others: give some that serve for nothing but choices.
@@ -36,7 +29,7 @@ def choose_weights(
     posteriors = {cut.id: greedy.log_probs(cut) for cut in cuts}
     references = {cut.id: recogniser.reference(cut) or "" for cut in cuts}
     best, lowest = DecodingConfig(lm=lm), float("inf")
-    for weight, bonus in product(weights, bonuses):
+    for weight, bonus in product(_WEIGHTS, _BONUSES):
         config = dataclasses.replace(best, lm_weight=weight, word_bonus=bonus)
         transcriber = Transcriber(recogniser, config)
         wer = score(

@@ -112,10 +112,10 @@ def _speedup(case: Case, aim: float, repeats: int) -> Promise:
     )
 
 
-def choices(repeats: int, lengths: tuple[int, ...] = _SHORT + _LONG) -> Iterator[Choice]:
+def choices(repeats: int) -> Iterator[Choice]:
     """Measure on the CPU how well `auto` chooses."""
     for pattern in _CHOICES:
-        for length in lengths:
+        for length in _SHORT + _LONG:
             case = Case(pattern=pattern, length=length)
             yield choice(case, repeats)
 
@@ -163,7 +163,8 @@ def _half_precision(repeats: int) -> Promise:
     )
 
 
-def _memory(device: str, dtype: torch.dtype, length: int = _MEMORY_LENGTH) -> Promise:
+def _memory(device: str, dtype: torch.dtype) -> Promise:
+    length = _MEMORY_LENGTH
     case = Case(pattern=_FIRST, length=length, heads=1, device=device, dtype=dtype)
     one = length * case.head_size * dtype.itemsize
     return Promise(

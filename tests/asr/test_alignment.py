@@ -84,7 +84,6 @@ def test_words():
     assert 0 <= first.start_s < first.end_s <= second.start_s < second.end_s
     assert first.confidence == pytest.approx(0.9)
     assert second.confidence == pytest.approx(0.4)
-    assert words_of(spans, TOKENIZER, confidence="mean")[1].confidence == pytest.approx(0.65)
 
 
 def test_words_are_those_of_the_text_whatever_white_space_bytes_spell():
