@@ -208,8 +208,8 @@ def check_vocabulary(words: Iterable[str], tokenizer: Tokenizer) -> float:
     if not words or share < _LEAST_SHARE:
         raise RequestError(
             f"the recogniser can write {share if words else 0:.0%} of the {len(words)} words "
-            f"(needed: {_LEAST_SHARE:.0%}), not, say, {', '.join(sorted(strange)[:3]) or 'any'}; give "
-            "words in the form of the model's training texts (mind the case)"
+            f"(needed: {_LEAST_SHARE:.0%}), not, say, {', '.join(sorted(strange)[:3]) or 'any'}; "
+            "give words in the form of the model's training texts (mind the case)"
         )
     return share
 
