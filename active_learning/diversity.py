@@ -96,7 +96,7 @@ def _race(keys: Keys) -> Choice:
     def choose(gain: Vector, step: int) -> int:
         # relative, since times of tiny gains would all be infinite
         speed = np.maximum(gain, 0.0) / (gain.max() if gain.max() > 0 else 1.0)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             times = -np.log(uniforms(keys, step=step)) / speed
         return int(np.nanargmin(np.where(gain < 0, np.nan, times)))
 

@@ -217,7 +217,7 @@ def _pick(candidates: Candidates, budget: Budget, config: SelectionConfig) -> li
         # relative, since times of tiny weights would all be infinite
         largest = weights.max(initial=0.0)
         weights = weights / largest if largest > 0 else weights
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             # the order in which exponential clocks of these rates ring (Efraimidis, Spirakis 2006)
             times = -np.log(uniforms(keys)) / weights
         return _fill(_ranking(-times), candidates.costs, amount)
