@@ -210,12 +210,12 @@ def ask_oracle(known: LabelOf, *, out: Path) -> Path:
         if the text of a selected clip is not known.
     """
     _, cuts = read_selection(out / SELECTION_FOLDER)
-    texts = {cut.id: known(cut) for cut in cuts}
+    texts = {cut.id: known(cut) or "" for cut in cuts}
     absent = [id_ for id_, text in texts.items() if not text]
     if absent:
         raise RequestError(
             f"{len(absent)} of the selected clips have no text in the pool ({absent[0]}); have "
             "them labelled"
         )
-    manifests.write((with_text(cut, texts[cut.id] or "") for cut in cuts), out / _ORACLE_NAME)
+    manifests.write((with_text(cut, texts[cut.id]) for cut in cuts), out / _ORACLE_NAME)
     return out / _ORACLE_NAME

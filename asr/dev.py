@@ -76,10 +76,10 @@ def measure(recogniser: Recogniser, material: Material) -> dict[str, float]:
         )
         encoded = recogniser(x, lengths)
         nll = ctc.loss(encoded.logits, encoded.lengths, batch.tokens)
-        # what cannot be aligned has no loss
-        possible = nll.isfinite().tolist()
-        total += float(nll[nll.isfinite()].sum())
-        tokens += sum(len(one) for one, yes in zip(batch.tokens, possible, strict=True) if yes)
+        possible = nll.isfinite()  # what cannot be aligned has no loss
+        sizes = torch.tensor([len(one) for one in batch.tokens], device=nll.device)
+        total += float(nll[possible].sum())
+        tokens += int(sizes[possible].sum())
         for id_, path in zip(batch.ids, ctc.greedy(encoded.logits, encoded.lengths), strict=True):
             transcripts.append(Transcript(id_, texts[id_], recogniser.text_of(path.tokens)))
     found = score(transcripts)
