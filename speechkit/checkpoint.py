@@ -4,7 +4,6 @@
 that loads the folder and everything that class needs, ``README.md`` the model card.
 """
 
-import glob
 import hashlib
 import importlib
 import json
@@ -42,7 +41,7 @@ def save_folder(
     loader
         ``package.module:Class`` within speechkit, whose ``load(folder)`` reads it back.
     """
-    folder = Path(folder)
+    folder = Path(os.path.realpath(folder))  # a link stays one
     fresh = folder.with_name(f".tmp-{os.getpid()}-{folder.name}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -54,15 +53,17 @@ def save_folder(
         write_text(fresh / "README.md", card)
         if folder.exists():
             old = folder.with_name(f".old-{os.getpid()}-{folder.name}")
+            shutil.rmtree(old, ignore_errors=True)  # of a killed process that had this number
             os.replace(folder, old)
             try:
                 os.replace(fresh, folder)
             except BaseException:
                 os.replace(old, folder)
                 raise
-            shutil.rmtree(old)
         else:
             os.replace(fresh, folder)
+        for old in _leftovers(folder):
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)  # what a full disk has left
 
@@ -71,17 +72,27 @@ def _mend(folder: Path) -> None:
     """Finish what a kill between the two renames of `save_folder` has left undone."""
     if folder.exists() or not folder.parent.is_dir():
         return
-    # renamed away only when the new one is whole
-    for old in folder.parent.glob(f".old-*-{glob.escape(folder.name)}"):
-        if _is_alive(int(old.name.split("-")[1])):
-            continue
-        fresh = old.with_name(old.name.replace(".old-", ".tmp-", 1))
-        os.replace(fresh if fresh.is_dir() else old, folder)
-        shutil.rmtree(old, ignore_errors=True)
+    if not (leftovers := _leftovers(folder)):
         return
+    old = max(leftovers, key=lambda path: path.stat().st_mtime)
+    # renamed away only when the new one is whole
+    fresh = old.with_name(old.name.replace(".old-", ".tmp-", 1))
+    os.replace(fresh if fresh.is_dir() else old, folder)
+    for old in leftovers:
+        shutil.rmtree(old, ignore_errors=True)
 
 
-def _is_alive(process: int) -> bool:
+def _leftovers(folder: Path) -> list[Path]:
+    """Return what saves of this folder have renamed away, but for processes that still may."""
+    own = re.compile(rf"\.old-(\d+)-{re.escape(folder.name)}")
+    found = ((path, own.fullmatch(path.name)) for path in folder.parent.iterdir())
+    return [path for path, match in found if match and not _is_another(int(match[1]))]
+
+
+def _is_another(process: int) -> bool:
+    """Say whether a process other than this one has the number."""
+    if process == os.getpid():
+        return False
     try:
         os.kill(process, 0)
     except PermissionError:
@@ -100,7 +111,7 @@ def load_config(folder: Path | str, *, task: str | None = None) -> dict[str, Any
         if the folder is none of ours, or of another format version or task.
     """
     folder = Path(folder)
-    _mend(folder)
+    _mend(Path(os.path.realpath(folder)))
     path = folder / "config.json"
     if not path.is_file():
         raise RequestError(
@@ -163,7 +174,10 @@ def load_model(folder: Path | str) -> Any:
         raise RequestError(f"{folder}: loader {loader!r} is not a class of speechkit")
     module, _, name = loader.partition(":")
     try:
-        load = getattr(importlib.import_module(module), name).load
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise RequestError(f"{folder}: loader {loader!r} is unknown here ({error})") from error
-    return load(folder)
+    # a module of ours may hold others' modules and classes, whose `load` would read pickles
+    if not isinstance(found, type) or found.__module__ != module or not hasattr(found, "load"):
+        raise RequestError(f"{folder}: loader {loader!r} is not a class of speechkit that loads")
+    return found.load(folder)

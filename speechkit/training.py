@@ -11,9 +11,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from speechkit.errors import JobError, RequestError
@@ -45,7 +47,8 @@ def make_trainer(
         enable_model_summary=False,
         default_root_dir=out,
         use_distributed_sampler=False,
-        accelerator="auto",
+        # not what else there is: losses and scores take float64, which Apple's GPUs lack
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",
         **settings,
     )
 
@@ -68,14 +71,42 @@ def run(
     Raises
     ------
     RequestError
-        if another process is training in ``out``.
+        if another process is training in ``out``, or the state is damaged or of another version.
     """
     last = out / "resume" / "last.ckpt"
     with _alone(trainer, last.parent), warnings.catch_warnings():
         # Lightning's, about torch and about loaders: nothing that a user could act on
         warnings.simplefilter("ignore")
         resumed = last if last.is_file() else None
+        if resumed:
+            _require_fit(resumed, training)
         trainer.fit(training, batches, ckpt_path=resumed, weights_only=True)
+
+
+def _require_fit(state: Path, training: lightning.LightningModule) -> None:
+    """Refuse a state that cannot be read or is of other weights, before anything is loaded."""
+    advice = f"remove {state.parent} to begin anew"
+    try:
+        # mapped, not read: of a large model only the names and shapes are of use here
+        stored = torch.load(state, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
+        found = {name: tuple(weight.shape) for name, weight in stored.items()}
+    except (
+        UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ValueError,
+    ) as error:
+        raise RequestError(f"{state}: cannot be read as the state of a run; {advice}") from error
+    wanted = {name: tuple(weight.shape) for name, weight in training.state_dict().items()}
+    if odd := sorted(name for name, _ in wanted.items() ^ found.items()):
+        raise RequestError(
+            f"{state}: does not fit this version of speechkit ({odd[0]}); {advice}, or go on with "
+            "the version that wrote it"
+        )
 
 
 @contextmanager

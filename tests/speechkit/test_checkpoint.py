@@ -71,10 +71,43 @@ def test_a_kill_between_the_renames_is_mended(tmp_path):
     save(tmp_path / f".tmp-{gone.pid}-model", config={"labels": ["new"]})
     assert checkpoint.load_config(folder)["labels"] == ["new"]
     assert os.listdir(tmp_path) == ["model"]
-    # a process that lives will do it itself
-    os.replace(folder, tmp_path / f".old-{os.getpid()}-model")
+    # another process that lives will do it itself
+    os.replace(folder, tmp_path / f".old-{os.getppid()}-model")
     with pytest.raises(RequestError, match="is not a model folder"):
         checkpoint.load_config(folder)
+
+
+def test_a_kill_of_a_process_with_this_number_is_mended(tmp_path):
+    """In a container the next process often has the number of the last one."""
+    folder = save(tmp_path / f".old-{os.getpid()}-model").with_name("model")
+    save(tmp_path / f".tmp-{os.getpid()}-model", config={"labels": ["new"]})
+    assert checkpoint.load_config(folder)["labels"] == ["new"]
+    assert os.listdir(tmp_path) == ["model"]
+    # killed after both renames: the next save takes away what is left
+    save(tmp_path / f".old-{os.getpid()}-model")
+    save(folder, config={"labels": ["newer"]})
+    assert checkpoint.load_config(folder)["labels"] == ["newer"]
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_what_other_folders_have_left_is_theirs(tmp_path):
+    for name in (".old-999999999-my-model", ".old-backup-model"):
+        save(tmp_path / name)
+        with pytest.raises(RequestError, match="is not a model folder"):
+            checkpoint.load_config(tmp_path / "model")
+    save(tmp_path / "model")
+    assert len(os.listdir(tmp_path)) == 3
+
+
+def test_a_link_to_a_folder_stays_one(tmp_path):
+    there = save(tmp_path / "there")
+    link = tmp_path / "model"
+    link.symlink_to(there)
+    for label in ("first", "second"):
+        save(link, config={"labels": [label]})
+        assert checkpoint.load_config(link)["labels"] == [label]
+    assert link.is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["model", "there"]
 
 
 def test_a_failed_save_leaves_the_old_folder(tmp_path):
@@ -165,17 +198,34 @@ def test_loaders_outside_our_packages_are_refused_unimported(tmp_path, monkeypat
     assert imported == []
 
 
-@pytest.mark.parametrize(
-    "loader", ["speechkit.nowhere:Class", "speechkit.reports:Nothing", "speechkit.errors:JobError"]
-)
+@pytest.mark.parametrize("loader", ["speechkit.nowhere:Class", "speechkit.reports:Nothing"])
 def test_loaders_that_are_not_there_are_refused(tmp_path, loader):
     folder = save(tmp_path / "model", loader=loader)
     with pytest.raises(RequestError, match="is unknown here"):
         checkpoint.load_model(folder)
 
 
+@pytest.mark.parametrize(
+    "loader",
+    [
+        "speechkit.manifests:json",
+        "speechkit.training:torch",
+        "speechkit.kws.spotter:Path",
+        "speechkit.files:locked",
+        "speechkit.errors:JobError",
+    ],
+)
+def test_what_our_modules_import_is_no_loader(tmp_path, loader):
+    """`torch.load` would read pickles."""
+    folder = save(tmp_path / "model", loader=loader)
+    with pytest.raises(RequestError, match="is not a class of speechkit that loads"):
+        checkpoint.load_model(folder)
+
+
 def test_the_named_class_loads_the_folder(tmp_path, monkeypatch):
     class Nothing:
+        __module__ = "speechkit.reports"
+
         @staticmethod
         def load(folder):
             return ("loaded", folder)

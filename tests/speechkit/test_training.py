@@ -4,6 +4,7 @@ import errno
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -63,6 +64,67 @@ def test_a_second_process_is_kept_out_of_a_run(tmp_path):
         other.stdin.close()
     run(trainer, None, None, out=tmp_path)
     assert len(begun) == 2
+
+
+class Training:
+    """As much of a module as a state must fit."""
+
+    @staticmethod
+    def state_dict():
+        return {"weight": torch.zeros(2), "bias": torch.zeros(3)}
+
+
+def written(tmp_path, state):
+    path = tmp_path / "resume" / "last.ckpt"
+    path.parent.mkdir()
+    torch.save(state, path)
+    return path
+
+
+def begun(tmp_path):
+    """Run, and return whether the training went on from the state."""
+    resumed = []
+    run(
+        Trainer(fit=lambda *_, ckpt_path, **__: resumed.append(ckpt_path is not None)),
+        Training,
+        None,
+        out=tmp_path,
+    )
+    return resumed == [True]
+
+
+def test_a_state_that_fits_is_gone_on_from(tmp_path):
+    written(tmp_path, {"state_dict": Training.state_dict()})
+    assert begun(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "state_dict",
+    [
+        {"weight": torch.zeros(2)},
+        {"weight": torch.zeros(2), "bias": torch.zeros(4)},
+        {"weight": torch.zeros(2), "bias": torch.zeros(3), "scale": torch.ones(1)},
+    ],
+)
+def test_a_state_of_other_weights_is_refused(tmp_path, state_dict):
+    written(tmp_path, {"state_dict": state_dict})
+    with pytest.raises(RequestError, match="does not fit this version of speechkit"):
+        begun(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 10, 400])
+def test_a_state_cut_off_is_refused(tmp_path, kept):
+    path = written(tmp_path, {"state_dict": Training.state_dict()})
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(RequestError, match=r"cannot be read as the state.*remove .*resume"):
+        begun(tmp_path)
+
+
+@pytest.mark.parametrize("state", [{}, [1], {"state_dict": 3}, Path("a"), {"state_dict": {"a": 1}}])
+def test_a_state_of_something_else_is_refused(tmp_path, state):
+    written(tmp_path, state)
+    with pytest.raises(RequestError, match="cannot be read as the state"):
+        begun(tmp_path)
 
 
 def test_one_process_writes_the_log(tmp_path):
