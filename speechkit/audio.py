@@ -98,7 +98,8 @@ def files_below(folder: Path | str) -> list[Path]:
     seen: set[str] = set()
     for where, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(where)
-        folders[:] = [] if real in seen else [name for name in folders if name[0] != "."]
+        # sorted: of two names for one folder, the first counts
+        folders[:] = [] if real in seen else sorted(name for name in folders if name[0] != ".")
         if real in seen:
             continue  # by a link that leads back, say
         seen.add(real)
@@ -147,8 +148,10 @@ def load(
                 f"{offset_s:.3f} s on, {len(samples) / file.samplerate:.3f} s there"
             )
         native_rate = file.samplerate
-    audio = _mono(samples, path)
-    return resample(audio, native_rate, sample_rate)
+    audio = resample(_mono(samples, path), native_rate, sample_rate)
+    if len(samples) and not len(audio):
+        raise AudioError(f"{path}: at {native_rate} Hz, {len(samples)} samples last no time")
+    return audio
 
 
 def load_cut(cut: "Cut", *, sample_rate: int = SAMPLE_RATE) -> Audio:

@@ -82,8 +82,8 @@ class DurationBatches(Sampler[CutBatch]):
     """The batches of one rank; a sampler for ``DataLoader(..., batch_size=None)``.
 
     Iterating gives the batches of the epoch that `seek` set, and changes nothing, so that workers
-    may read ahead. All ranks have equally many, of like
-    durations at equal numbers: where batches run out, some of the epoch's come twice.
+    may read ahead. All ranks have equally many, of like durations at equal numbers: where batches
+    run out, some of the epoch's come twice.
 
     Parameters
     ----------
@@ -140,7 +140,8 @@ class DurationBatches(Sampler[CutBatch]):
         batches = self._dealt(order)
         # ranks work on neighbours in duration at the same time, so that none waits for another
         ranks = self.world_size
-        batches += [batches[i % len(batches)] for i in range(-len(batches) % ranks)]
+        # filled with the last ones, which are of the last group's bucket
+        batches += [batches[-1 - i % len(batches)] for i in range(-len(batches) % ranks)]
         groups = [batches[i : i + ranks] for i in range(0, len(batches), ranks)]
         rng.shuffle(groups)
         return [CutBatch(epoch, number, group[self.rank]) for number, group in enumerate(groups)]

@@ -187,8 +187,7 @@ def check_clips(clips: list[tuple[str, Cut]], *, sample_rate: int, limits: Limit
 def _split(cut: Cut, source: str, several: bool) -> str:
     if several:
         return source
-    custom = cut.supervisions[0].custom if cut.supervisions else None
-    return str((custom or {}).get("split", ""))
+    return manifests.split_of(cut) or ""
 
 
 def _pieces(cut: Cut) -> Iterator[Audio]:

@@ -1,6 +1,8 @@
 """A measurement in a process of its own, so that its memory is its own, within limits."""
 
 import multiprocessing
+import pickle
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,7 +80,9 @@ def _wait(process: SpawnProcess, receiving: Connection, begun: float, limits: Li
         outcome = receiving.recv()
     except EOFError:
         process.join()
-        stopped = f"the process ended with status {process.exitcode}: most likely out of memory"
+        stopped = f"the process ended with status {process.exitcode}"
+        if process.exitcode == -signal.SIGKILL:
+            stopped += ": most likely out of memory"
         return Outcome(stopped=stopped, peak_bytes=peak)
     if isinstance(outcome, Exception):
         raise outcome
@@ -99,7 +103,17 @@ def _serve(
             result = Outcome(stopped="out of memory", peak_bytes=own_peak_bytes())
     except Exception as error:
         result = error  # raised by who asked
-    sending.send(result)
+    sending.send(_portable(result))
+
+
+def _portable(result: Outcome | Exception) -> Outcome | Exception:
+    """Return a result as it can be sent: in words, where it cannot be pickled and read back."""
+    try:
+        pickle.loads(pickle.dumps(result))
+    except Exception as error:
+        told = result if isinstance(result, Exception) else error
+        return RuntimeError(f"{type(told).__name__}: {told}")
+    return result
 
 
 def own_peak_bytes() -> int:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from lhotse import CutSet, SupervisionSegment
 from lhotse.cut import Cut
+from lhotse.cut.data import DataCut
 
 from speechkit import nemo
 from speechkit.claims import claim
@@ -179,6 +180,12 @@ def speaker_of(cut: Cut) -> str | None:
     return cut.supervisions[0].speaker if cut.supervisions else None
 
 
+def split_of(cut: Cut) -> str | None:
+    """Return the split that the clip's corpus came with, or None."""
+    split = custom_of(cut).get("split")
+    return None if split is None else str(split)
+
+
 def is_near_silent(cut: Cut) -> bool:
     """Say whether the manifest marks the clip as (nearly) silent."""
     return bool(custom_of(cut).get("near_silent", False))
@@ -252,11 +259,18 @@ def require_apart(training: Iterable[Cut], dev: Iterable[Cut]) -> None:
     RequestError
         that counts them and names one.
     """
+    training, dev = list(training), list(dev)
     learnt = {cut.id for cut in training}
     if shared := sorted({cut.id for cut in dev} & learnt):
         raise RequestError(
             f"{len(shared)} clips of dev are among those to train on ({shared[0]}): epochs would "
             "be chosen by what is learnt by heart; give other clips"
+        )
+    heard = {speaker_of(cut) for cut in training} - {None}
+    if known := sorted({str(speaker_of(cut)) for cut in dev if speaker_of(cut) in heard}):
+        logger.warning(
+            "%d speakers of dev are among those to train on (%s): expect more errors with others",
+            *(len(known), ", ".join(known[:3])),
         )
 
 
@@ -307,6 +321,8 @@ def _rows(path: Path) -> Iterator[tuple[int, Row]]:
                     if not isinstance(row, dict):
                         raise RequestError(f"{path}, line {number}: is no JSON object")
                     yield number, row
+    except RequestError:
+        raise
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits among them
         raise RequestError(f"{path}, line {number}: is no JSON ({error})") from error
     except (OSError, EOFError, zlib.error) as error:
@@ -359,9 +375,21 @@ def _refuse_odd(cut: Cut) -> None:
     for name, value in (("duration", cut.duration), ("sampling_rate", rate)):
         if not 0 < value < math.inf:
             raise ValueError(f"{name} {value!r}")
+    if not 0 <= cut.start < math.inf:
+        raise ValueError(f"start {cut.start!r}")
+    if not isinstance(cut.id, str):
+        raise ValueError(f"id {cut.id!r}")
     for one in cut.supervisions:
-        if not isinstance(one.speaker, str | None):
-            raise ValueError(f"speaker {one.speaker!r}")
+        for name in ("speaker", "text"):
+            if not isinstance(value := getattr(one, name), str | None):
+                raise ValueError(f"{name} {value!r}")
+        # a supervision may begin before its cut
+        if not (math.isfinite(one.start) and math.isfinite(one.duration)):
+            raise ValueError(f"supervision from {one.start!r} on for {one.duration!r} s")
+    recording = cut.recording if isinstance(cut, DataCut) else None
+    for source in recording.sources if recording is not None else ():
+        if source.type == "file" and not isinstance(source.source, str):
+            raise ValueError(f"source {source.source!r}")
 
 
 def _read_cuts(rows: list[tuple[int, Row]], path: Path) -> list[Cut]:

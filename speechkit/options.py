@@ -173,6 +173,9 @@ def _message(error: ArgumentError, parser: _Parser) -> str:
     """Return the parser's complaint as one line, with the nearest option where one is unknown."""
     text = re.sub(r'Parser key "([^"]+)"', r"--\1", " ".join(str(error).split()))
     text = _as_typed(text).replace("Expected a tuple", "Expected a list such as [1,2]")
+    text = text.replace(
+        "'str' object does not support item assignment", "a word where a list belongs: write [word]"
+    )
     text = re.sub(r"Expected a Literal\[([^\]]+)\]", r"Give one of \1", text)
     if re.search(r"unrecognized arguments: (-q|--quiet)\b", text):
         return f"{text}; it goes before the group: speechkit -q ..."

@@ -59,8 +59,9 @@ def hold_out_portions(
 ) -> tuple[Sets, Sets]:
     """Take one fold of ``count`` out of each of several sets of transcribed clips.
 
-    Clips of equal text, in small letters, are held out together, and a sentence that is held out
-    in one set stays in the rest of none. A set of one sentence is not divided.
+    In sets divided by sentence, clips of equal text, in small letters, are held out together, and
+    a sentence that is held out so stays in the rest of no set. A set of one sentence is not
+    divided.
 
     Parameters
     ----------

@@ -31,6 +31,7 @@ from speechkit.audio import SAMPLE_RATE, Audio, write_audio
 from speechkit.claims import claim
 from speechkit.errors import JobError, RequestError
 from speechkit.espeak import phonemes, speak
+from speechkit.files import locked
 from speechkit.phrases import confusables, normalize, sentence, without
 from speechkit.synthetic_clips import (
     SPLITS,
@@ -130,19 +131,26 @@ def prepare(out: Path, config: SyntheticConfig) -> dict[str, CutSet]:
     if not begun and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RequestError(f"{out}: holds something else; give a new or empty folder")
     claim(out, wanted, file=_CONFIG_NAME)
-    if not (out / manifests.CUTS_NAME).exists():
-        cuts = list(_speak_all(plan(config), out, workers=config.workers))
-        for split in SPLITS:
-            of_split = [cut for cut in cuts if cut.supervisions[0].custom["split"] == split]
-            manifests.write(of_split, out / split / manifests.CUTS_NAME)
-        _write_noises(out / "noise", config)
-        _write_rooms(out / "rir", config)
-        manifests.write(cuts, out / manifests.CUTS_NAME)
-        shutil.rmtree(out / _PARTS_NAME)
-        logger.info("%s: %s", out, manifests.summary(CutSet.from_cuts(cuts)))
-    cuts = list(manifests.read(out))
+    with locked(out):  # one process speaks, another that asks for the same waits
+        if not (out / manifests.CUTS_NAME).exists():
+            _make(out, config)
+        shutil.rmtree(out / _PARTS_NAME, ignore_errors=True)
+    return _by_split(manifests.read(out))
+
+
+def _make(out: Path, config: SyntheticConfig) -> None:
+    cuts = CutSet.from_cuts(list(_speak_all(plan(config), out, workers=config.workers)))
+    for split, of_split in _by_split(cuts).items():
+        manifests.write(of_split, out / split / manifests.CUTS_NAME)
+    _write_noises(out / "noise", config)
+    _write_rooms(out / "rir", config)
+    manifests.write(cuts, out / manifests.CUTS_NAME)
+    logger.info("%s: %s", out, manifests.summary(cuts))
+
+
+def _by_split(cuts: CutSet) -> dict[str, CutSet]:
     return {
-        split: CutSet.from_cuts(c for c in cuts if c.supervisions[0].custom["split"] == split)
+        split: CutSet.from_cuts(cut for cut in cuts if manifests.split_of(cut) == split)
         for split in SPLITS
     }
 

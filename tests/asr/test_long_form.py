@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 
 import numpy as np
@@ -48,7 +49,13 @@ def test_a_process_of_its_own_has_its_own_memory():
 def test_limits_and_errors_of_a_process():
     assert run_isolated(time.sleep, 60, limits=Limits(seconds=0.2)).stopped == "over 0.2 s"
     assert run_isolated(time.sleep, 60, limits=Limits(gib=0.01)).stopped == "over 0.01 GiB"
-    assert "status 3" in run_isolated(os._exit, 3, limits=LIMITS).stopped
+    ended = run_isolated(os._exit, 3, limits=LIMITS).stopped
+    assert ended == "the process ended with status 3"
+    killed = run_isolated(signal.raise_signal, signal.SIGKILL, limits=LIMITS)
+    assert killed.stopped == "the process ended with status -9: most likely out of memory"
+    # what cannot be sent is told in words
+    with pytest.raises(RuntimeError, match=r"(PicklingError|AttributeError|TypeError): .*pickle"):
+        run_isolated(eval, "lambda: 1", limits=LIMITS)
     with pytest.raises(ValueError, match="invalid literal"):
         run_isolated(int, "x", limits=LIMITS)
     with pytest.raises(RequestError, match="positive"):

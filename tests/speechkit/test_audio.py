@@ -107,6 +107,12 @@ def test_a_part(tmp_path, rng):
     np.testing.assert_array_equal(load(path, offset_s=0.1, duration_s=0.151), samples[1600:])
 
 
+def test_samples_that_last_no_time(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(2000), 100_000_000)
+    with pytest.raises(AudioError, match="2000 samples last no time"):
+        load(tmp_path / "a.wav")
+
+
 @pytest.mark.parametrize(
     ("offset_s", "duration_s", "reason"),
     [

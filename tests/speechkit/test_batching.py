@@ -88,6 +88,14 @@ def test_ranks_get_like_durations_at_once():
     assert np.median(np.abs(np.log(longest[0] / longest[1]))) < 0.15
 
 
+def test_where_batches_run_out_ranks_still_get_like_durations():
+    cuts = clips([1.0] * 30 + [15.0] * 2)
+    config = BatchConfig(max_s=15, buckets=8)
+    plans = [DurationBatches(cuts, config, rank=rank, world_size=3).plan(0) for rank in range(3)]
+    longest = [[max(c.duration for c in b.cuts) for b in plan] for plan in plans]
+    assert sorted(zip(*longest, strict=True)) == [(1.0, 1.0, 15.0), (15.0, 15.0, 15.0)]
+
+
 def test_too_long():
     cuts = clips([2.0, 31.0, 3.0])
     alone = DurationBatches(cuts, BatchConfig(max_s=30)).plan(0)

@@ -191,8 +191,19 @@ def test_broken_audio_does_not_break_reading(tmp_path):
             load_cut(cut)
 
 
-def cut_row(id_="a", *, duration=1.0, speaker=None):
+def recording_row(source):
+    return {
+        "id": "a",
+        "sources": [{"type": "file", "channels": [0], "source": source}],
+        "sampling_rate": 16000,
+        "num_samples": 16000,
+        "duration": 1.0,
+    }
+
+
+def cut_row(id_="a", *, duration=1.0, speaker=None, said=None):
     supervision = {"id": id_, "recording_id": id_, "start": 0, "duration": 1, "speaker": speaker}
+    supervision |= said or {}
     return {
         "type": "MonoCut",
         "id": id_,
@@ -230,7 +241,7 @@ def test_names_that_are_no_utf8_are_names(tmp_path):
         ([], "is empty"),
         (["", "  "], "is empty"),
         ([row(), "{oops"], "line 2: is no JSON"),
-        ([row(), "", "[1, 2]"], "line 3: is no JSON object"),
+        ([row(), "", "[1, 2]"], "line 3: is no JSON object$"),
         ([row(), {"text": "yes", "duration": 1}], "line 2: has no audio_filepath .*'yes'"),
         ([{"utt": "u7", "offset": 0, "frames": 9}], "line 1: .*'u7'.*features come in through"),
         ([{"file": "x.txt"}], "has no audio_filepath .*give lhotse cuts, or NeMo rows"),
@@ -245,6 +256,14 @@ def test_names_that_are_no_utf8_are_names(tmp_path):
         ([cut_row(), cut_row("b", duration=float("nan"))], r"line 2: .*\(duration nan\)"),
         ([cut_row(duration="1")], "line 1: is no lhotse cut"),
         ([cut_row(speaker=["a"])], r"speaker \['a'\]"),
+        ([cut_row() | {"start": float("nan")}], r"\(start nan\)"),
+        ([cut_row() | {"start": -1.0}], r"\(start -1.0\)"),
+        ([cut_row(5)], r"\(id 5\)"),
+        ([cut_row(said={"text": 5})], r"\(text 5\)"),
+        ([cut_row(said={"start": None})], "is no lhotse cut"),
+        ([cut_row(said={"start": "0"})], "is no lhotse cut"),
+        ([cut_row(said={"duration": float("inf")})], "for inf s"),
+        ([cut_row() | {"recording": recording_row(None)}], r"\(source None\)"),
         ([{"type": "MixedCut", "id": "x", "tracks": []}], "line 1: is no lhotse cut"),
         ([row(duration=1e306)], "duration 1e[+]306 must be a number"),
         ([row(sample_rate=True)], "sample_rate True"),
@@ -353,6 +372,14 @@ def test_what_is_learnt_is_no_dev():
     manifests.require_apart([cut_with("a")], [cut_with("b")])
     with pytest.raises(RequestError, match=r"1 clips of dev are among those to train on \(b\)"):
         manifests.require_apart([cut_with("a"), cut_with("b")], [cut_with("b"), cut_with("c")])
+
+
+def test_speakers_of_dev_that_training_hears_are_named(caplog):
+    one, two = cut_with("a", speaker="x"), cut_with("b", speaker="y")
+    manifests.require_apart([one, cut_with("c")], [two, cut_with("d")])
+    assert not caplog.text
+    manifests.require_apart([one], [two, cut_with("d", speaker="x")])
+    assert "1 speakers of dev are among those to train on (x)" in caplog.text
 
 
 def test_feature_files_are_relative_too(tmp_path):
