@@ -46,6 +46,14 @@ class Accuracy:
         return self.right / max(1, len(self.decisions))
 
     @property
+    def balanced(self) -> float:
+        """The mean over classes of the accuracy in each: as if each had as many clips."""
+        found: dict[int, list[bool]] = {}
+        for true, decided in self.decisions:
+            found.setdefault(true, []).append(true == decided)
+        return sum(sum(own) / len(own) for own in found.values()) / max(1, len(found))
+
+    @property
     def interval(self) -> Interval:
         """Its 95 % interval."""
         return wilson_interval(self.right, len(self.decisions))

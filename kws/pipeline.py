@@ -42,6 +42,9 @@ from speechkit.reports import provenance
 
 logger = logging.getLogger(__name__)
 
+# where the splits that a corpus came with go: fold 0 is tested, its dev set is fold 1
+_FOLD_OF_SPLIT = {"test": 0, "valid": 1, "dev": 1, "train": 2}
+
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
@@ -53,7 +56,8 @@ class PipelineConfig:
         parts that the clips are dealt to, at least 3, and which of them to test on.
     split_by
         what must not stand in two parts; "speaker": speakers, and clips without one
-        singly; "clip": clips.
+        singly; "clip": clips; "corpus": nothing, the corpus says what is train, valid and test,
+        and the clips of which it does not are dealt by speaker.
     rounds
         of training; each but the first starts from the one before, with mined false alarms and
         batches of its own, and is half as long.
@@ -63,7 +67,7 @@ class PipelineConfig:
 
     folds: int = 5
     test_folds: tuple[int, ...] = (0,)
-    split_by: Literal["speaker", "clip"] = "speaker"
+    split_by: Literal["speaker", "clip", "corpus"] = "speaker"
     rounds: int = 2
     conditions: tuple[str, ...] = CONDITIONS
     fa_per_hour: tuple[float, ...] = FA_PER_HOUR
@@ -77,6 +81,11 @@ class PipelineConfig:
             raise RequestError("conditions and fa_per_hour: give at least one each")
         for condition in self.conditions:
             parse_snr(condition)
+        if self.split_by == "corpus" and self.test_folds != (0,):
+            raise RequestError(
+                f"test_folds {self.test_folds}: by corpus there is one test, (0,); or split_by "
+                "speaker or clip"
+            )
 
 
 @dataclass(frozen=True)
@@ -274,18 +283,37 @@ def _deal(selection: Selection, config: PipelineConfig) -> tuple[dict[str, int],
     kinds = {**selection.positives, NEGATIVES: selection.negatives}
     clips = [cut for cuts in kinds.values() for cut in cuts]
     speakers = {manifests.speaker_of(cut) for cut in clips} - {None}
-    by = config.split_by
+    by: Literal["speaker", "clip"] = "clip" if config.split_by == "clip" else "speaker"
     fold_of = deal(kinds, config.folds, by=by, seed=config.train.seed)
+    listed = _listed(clips) if config.split_by == "corpus" else {}
+    fold_of |= listed
     for fold in config.test_folds:
         dev_fold = _dev_fold(fold, config.folds)
         training = set(range(config.folds)) - {fold, dev_fold}
         require_all(kinds, fold_of, [{fold}, {dev_fold}, training])
     bound = sum(manifests.speaker_of(cut) is not None for cut in clips) if by == "speaker" else 0
+    if listed:
+        return fold_of, (
+            f"{len(listed)} of {len(clips)} clips are train, valid and test as in their corpus, "
+            "the others by speaker where one is known"
+        )
     return fold_of, (
         f"{config.folds} folds; {bound} of {len(clips)} clips by speaker "
         f"({len(speakers) if bound else 0} speakers), the others by clip; tested: "
         f"{', '.join(map(str, config.test_folds))}"
     )
+
+
+def _listed(clips: Sequence[Cut]) -> dict[str, int]:
+    """Return the folds of the clips whose corpus has them in train, valid or test."""
+    splits = ((cut.id, manifests.split_of(cut)) for cut in clips)
+    listed = {id_: _FOLD_OF_SPLIT[split] for id_, split in splits if split in _FOLD_OF_SPLIT}
+    if not listed:
+        raise RequestError(
+            "split_by corpus: no clip is in train, valid or test; give a folder that "
+            "`speechkit data prepare` wrote, or split_by speaker or clip"
+        )
+    return listed
 
 
 def _deal_noises(

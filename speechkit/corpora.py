@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 AN4 = "an4_features"
 NOISE, MUSIC, SPEECH, IMPULSE_RESPONSE = "_noise_", "_music_", "_speech_", "rir"
+SILENCE = "_silence_"
 
 _CLAIM = "corpus.json"
 _SPEAKER = re.compile(r"(?P<speaker>.+)_nohash_\d+")
@@ -110,6 +111,9 @@ def write_splits(splits: Splits, out: Path) -> None:
 def prepare_speech_commands(root: Path) -> Splits:
     """Return train, valid, test (by the official lists) and noise of Speech Commands, v1 or v2.
 
+    Silence, the twelfth class of the task, has no clips: they are seconds of the background
+    recordings, of each the first 80 % for train, then a tenth each for valid and test.
+
     lhotse's recipe is of no use here: it takes its test split from a second archive in place of
     testing_list.txt, demands both archives as sibling folders of fixed names, and puts a minute of
     background noise among the one-second clips of "valid".
@@ -125,8 +129,26 @@ def prepare_speech_commands(root: Path) -> Splits:
     rows: dict[str, list[Row]] = {"train": [], "valid": [], "test": [], "noise": []}
     for row in _word_rows(root):
         rows[split_of.get(row["audio_filepath"], "train")].append(row)
-    rows["noise"] = [_row(path, root, NOISE) for path in _audio_files(root / _BACKGROUND)]
+    for path in _audio_files(root / _BACKGROUND):
+        rows["noise"].append(_row(path, root, NOISE))
+        for split, row in _silences(path, root):
+            rows[split].append(row)
     return _splits(rows, root)
+
+
+def _silences(path: Path, root: Path) -> Iterable[tuple[str, Row]]:
+    """Yield the whole seconds of a background recording, and which split has each.
+
+    All but the first, since a clip from the beginning on has the id of the whole file.
+    """
+    try:
+        header = info(path)
+    except AudioError:
+        return  # named when its row is read
+    seconds = header.frames // header.samplerate
+    for second in range(1, seconds):
+        split = "train" if second < 0.8 * seconds else "valid" if second < 0.9 * seconds else "test"
+        yield split, _row(path, root, SILENCE) | {"text": "", "offset": second, "duration": 1.0}
 
 
 def prepare_keyword_folders(root: Path) -> Splits:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechkit import manifests
+from speechkit import corpora, manifests
 from speechkit.audio import write_audio
 from speechkit.cli import run_recipe
 from speechkit.errors import RequestError
@@ -86,6 +86,26 @@ def test_speech_commands(tmp_path, capsys):
     assert "12-class accuracy" in capsys.readouterr().out
     report = json.loads((tmp_path / "out" / "sentences" / "report.json").read_text())
     assert {row["keyword"] for row in report["rows"]} == set(recipe.COMMANDS)
+
+
+def test_speech_commands_by_the_official_lists(tmp_path):
+    recipe = load("kws_speech_commands")
+    root, rng = tmp_path / "gsc", np.random.default_rng(0)
+    names = [f"{w}/s{i}_nohash_0.wav" for w in (*recipe.COMMANDS, "bed") for i in range(3)]
+    for name in names:
+        write_audio(root / name, beeps(*rng.uniform(300, 4000, 2), rng=rng))
+    write_audio(root / "_background_noise_/tap.wav", 0.1 * rng.standard_normal(160_000))
+    for list_, speaker in (("validation_list", "s1"), ("testing_list", "s2")):
+        listed = [name for name in names if speaker in name]
+        (root / f"{list_}.txt").write_text("\n".join(listed))
+    corpora.prepare("speech_commands", root=root, out=tmp_path / "commands")
+    words = ["--commands", tmp_path / "commands", "--out", tmp_path / "out"]
+    assert run(recipe.kws_speech_commands, *words, *QUICK) == 0
+    result = json.loads((tmp_path / "out" / "accuracy.json").read_text())
+    # eleven words by the list, and a second of ten of background
+    assert result["clips"] == 12
+    tested = manifests.read(tmp_path / "out" / "test-positives.jsonl.gz")
+    assert {manifests.speaker_of(cut) for cut in tested} == {"s2"}
 
 
 def write_words(folder, texts, speakers, *, clips=1):

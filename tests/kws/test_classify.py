@@ -49,5 +49,13 @@ def test_a_posterior_of_zero_costs_a_finite_loss():
     assert 80 < result.loss < 90
 
 
+def test_classes_weigh_alike_in_the_balanced_accuracy():
+    decisions = ((0, 0), (0, 0), (0, 0), (0, 1), (2, 2), (2, 0))
+    found = Accuracy(decisions, (0.0,) * 6)
+    assert found.share == pytest.approx(4 / 6)
+    assert found.balanced == pytest.approx((3 / 4 + 1 / 2) / 2)
+
+
 def test_no_clips():
-    assert Accuracy((), ()).share == Accuracy((), ()).loss == 0.0
+    empty = Accuracy((), ())
+    assert empty.share == empty.balanced == empty.loss == 0.0

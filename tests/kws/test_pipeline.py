@@ -1,5 +1,10 @@
 import dataclasses
 import json
+import pickle
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -54,6 +59,36 @@ def test_folds_are_trained_measured_and_pooled(tmp_path, corpus, monkeypatch):
         with pytest.raises(RequestError, match="holds a run with other settings or data"):
             run(corpus, tmp_path, dataclasses.replace(CONFIG, **change))
     assert run(corpus, tmp_path, dataclasses.replace(CONFIG, test_folds=(0,)))
+
+
+RUN = """
+import pickle, sys
+from pathlib import Path
+import torch
+from speechkit.kws import pipeline
+torch.set_num_threads(1)  # as here
+corpus, out, config = pickle.loads(Path(sys.argv[1]).read_bytes())
+given = {kind: [path] for kind, path in corpus.items()}
+pipeline.run(["computer"], **given, out=out, config=config)
+"""
+
+
+def test_a_run_that_is_killed_ends_with_the_same_metrics(tmp_path, corpus):
+    fit = FitConfig(epochs=3, steps=2, workers=0)
+    train = dataclasses.replace(CONFIG.train, fit=fit)
+    config = dataclasses.replace(CONFIG, rounds=1, test_folds=(0,), train=train)
+    (tmp_path / "run").write_bytes(pickle.dumps((corpus, tmp_path / "killed", config)))
+    state = tmp_path / "killed" / "fold-0" / "round-0" / "resume" / "last.ckpt"
+    with subprocess.Popen([sys.executable, "-c", RUN, tmp_path / "run"]) as process:
+        while not state.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "report.json").exists()
+    rows = run(corpus, tmp_path / "killed", config)
+    assert rows == run(corpus, tmp_path / "whole", config)
+    assert {row["status"] for row in rows} <= {"ok", "unresolved"}
 
 
 def test_broken_clips_are_named_and_in_no_manifest(tmp_path):
@@ -148,6 +183,58 @@ def test_the_report_comes_when_the_model_is_there(tmp_path, corpus, monkeypatch)
     monkeypatch.setattr(Spotter, "save", save)
     assert run(corpus, tmp_path, config)
     assert Spotter.load(tmp_path / "model").keywords == ("computer",)
+
+
+def listed(corpus, **splits):
+    """Rewrite manifests: a row's split is that of its place, none for what lies behind."""
+    for kind, names in splits.items():
+        rows = [json.loads(line) for line in corpus[kind].read_text().splitlines()]
+        for row, split in zip(rows, names, strict=False):
+            row["split"] = split
+        corpus[kind].write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_corpus_is_divided_as_it_says(tmp_path, monkeypatch):
+    corpus = write_corpus(tmp_path / "corpus")
+    names = ["train"] * 5 + ["valid"] * 4 + ["test"] * 3
+    listed(corpus, positives=names, negatives=names[3:])
+    told(corpus, positives=1)
+    seen = []
+
+    def stop(training, dev, **_):
+        seen.extend((training, dev))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "train_spotter", stop)
+    config = dataclasses.replace(CONFIG, folds=4, test_folds=(0,), split_by="corpus")
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, tmp_path / "out", config)
+    tested = [
+        manifests.read(tmp_path / "out" / f"test-{kind}.jsonl.gz").ids
+        for kind in ("positives", "negatives")
+    ]
+    parts = [[clip.id for clip in split.positives["computer"]] for split in seen]
+    assert [numbers(part) for part in (*parts, tested[0])] == [
+        [0, 1, 2, 3, 4],
+        [5, 6, 7, 8],
+        [9, 10, 11],
+    ]
+    # three negatives stand in no split, and are dealt like any others
+    heard = [numbers(ids(split.negatives)) for split in seen] + [numbers(tested[1])]
+    for part, own in zip(heard, ([0, 1], [2, 3, 4, 5], [6, 7, 8]), strict=True):
+        assert set(part) >= set(own)
+    assert sorted(number for part in heard for number in part) == list(range(12))
+
+
+def numbers(clip_ids):
+    return sorted(int(id_.split("/")[-1].removesuffix(".wav")) for id_ in clip_ids)
+
+
+def test_a_corpus_without_splits_and_a_second_test_of_one_are_refused(tmp_path, corpus):
+    with pytest.raises(RequestError, match="no clip is in train, valid or test"):
+        run(corpus, tmp_path, dataclasses.replace(CONFIG, test_folds=(0,), split_by="corpus"))
+    with pytest.raises(RequestError, match="by corpus there is one test"):
+        dataclasses.replace(CONFIG, split_by="corpus")
 
 
 @pytest.mark.parametrize("name", ["conditions", "fa_per_hour"])

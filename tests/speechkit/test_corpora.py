@@ -66,6 +66,26 @@ def test_speech_commands(tmp_path):
     assert manifests.speaker_of(noise) is None
 
 
+def test_silence_of_speech_commands_is_cut_from_its_background(tmp_path):
+    root = speech_commands(tmp_path / "gsc")
+    write_audio(root / "_background_noise_/tap.wav", np.linspace(-1, 1, 20 * 16_000 + 5))
+    splits = prepared(tmp_path, "speech_commands", root)
+    seconds = {
+        split: [c for c in cuts.values() if manifests.label_of(c) == "_silence_"]
+        for split, cuts in splits.items()
+    }
+    assert {split: len(cuts) for split, cuts in seconds.items()} == {
+        "train": 15,
+        "valid": 2,
+        "test": 2,
+        "noise": 0,
+    }
+    everything = [cut for cuts in seconds.values() for cut in cuts]
+    assert sorted(cut.start for cut in everything) == list(range(1, 20))
+    assert {(cut.duration, manifests.text_of(cut)) for cut in everything} == {(1.0, "")}
+    assert max(cut.start for cut in seconds["train"]) < min(cut.start for cut in seconds["test"])
+
+
 def test_keyword_folders(tmp_path):
     root = tree(tmp_path / "mine", "höre zu/a.wav", "höre zu/x1_y_nohash_3.wav", "stop/b.WAV")
     cuts = prepared(tmp_path, "keyword_folders", root)["all"]
