@@ -15,7 +15,7 @@ from speechkit.errors import RequestError
 from speechkit.kws.clips import load_clips, load_noises
 from speechkit.kws.detector import Detector
 from speechkit.kws.mining import LEAST_SCORE, MOST_ALARMS, Alarm, find_alarms
-from speechkit.kws.rows import AMID
+from speechkit.kws.rows import AMID, AMID_IDS
 from speechkit.kws.select import read_any, select
 
 logger = logging.getLogger(__name__)
@@ -122,6 +122,8 @@ def _write(alarm: Alarm, path: Path, cuts: Mapping[str, Cut]) -> Cut:
                     for name in (manifests.label_of(cuts[id_]), manifests.text_of(cuts[id_]))
                     if name
                 ],
+                # and whoever sets some of the clips aside, that it is cut from them
+                AMID_IDS: list(alarm.amid),
             },
         )
     ]

@@ -171,7 +171,7 @@ def network_config(description: dict[str, Any]) -> NetworkConfig:
     """
     settings = dict(description)
     kind = settings.pop("type", None)
-    if kind not in _CONFIGS:
+    if not isinstance(kind, str) or kind not in _CONFIGS:
         raise RequestError(f"network type {kind!r}: allowed are {', '.join(_CONFIGS)}")
     config = _CONFIGS[kind]
     allowed = {field.name for field in dataclasses.fields(config)}

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def write_evaluation(
             "![DET](det.png)\n\n![SNR sweep](snr.png)",
         ]
     )
-    write_report(out, {"title": title, "rows": list(rows), **about}, markdown)
+    write_report(out, {"title": title, "rows": list(rows), "notes": list(notes), **about}, markdown)
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
@@ -178,7 +179,10 @@ def load_scored(path: Path) -> Measured:
     """
     try:
         return _read(path)
-    except (KeyError, ValueError, OSError, BadZipFile) as error:
+    except (
+        *(KeyError, ValueError, OSError, EOFError, NotImplementedError),
+        *(BadZipFile, zlib.error),
+    ) as error:
         raise RequestError(f"{path}: cannot be read as scores ({error}); measure again") from error
 
 

@@ -12,8 +12,12 @@ from speechkit.manifests import custom_of, is_near_silent, label_of, text_in, te
 STREAM = "_stream_"
 # of clips without speech
 _SILENT_LABELS = ("_silence_", "_noise_", "_music_")
-# of a mined false alarm: labels and text of the clip that it was cut from
+_CURLY_APOSTROPHE = "\u2019"
+# of speech of which nobody has told the words
+_UNTOLD = "_speech_"
+# of a mined false alarm: labels and texts of the clips that it was cut from, and their ids
 AMID = "amid"
+AMID_IDS = "amid_ids"
 
 
 def normalise(text: str) -> str:
@@ -42,7 +46,8 @@ class Rows:
     left_out
         neither: the keyword inside something longer, streams of many words, near-silent clips.
     unverified
-        those of the negatives that carry no text and no label, so that nobody knows.
+        those of the negatives that carry no text, and no label or ``_speech_``, so that nobody
+        knows.
     """
 
     positives: tuple[Cut, ...]
@@ -83,7 +88,7 @@ def sort_rows(cuts: Iterable[Cut], keyword: str) -> Rows:
             left_out.append(cut)
         else:
             negatives.append(cut)
-            if not names:
+            if not set(names) - {_UNTOLD}:
                 unverified.append(cut)
     return Rows(tuple(positives), tuple(negatives), tuple(left_out), tuple(unverified))
 
@@ -122,5 +127,6 @@ def _holds(text: str, wanted: str) -> bool:
 def _words(text: str) -> str:
     """Return the words of a text without punctuation, which would hide a keyword."""
     # marks are the vowel signs and accents of many scripts, and part of their words
+    text = text.replace(_CURLY_APOSTROPHE, "'")
     kept = (c if unicodedata.category(c)[0] in "LMN" or c == "'" else " " for c in text)
     return " ".join("".join(kept).split())

@@ -1,6 +1,6 @@
 """From manifests to what training and measuring need: positives, negatives, and their counts."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,17 +99,29 @@ def free_of(cuts: Sequence[Cut], keywords: Sequence[str]) -> list[Cut]:
     return _negative_for_all(cuts, [sort_rows(cuts, keyword) for keyword in keywords])
 
 
+def require_one_recording(cuts: Iterable[Cut]) -> None:
+    """Refuse cuts of one id and two recordings, of which one would be taken for the other.
+
+    Raises
+    ------
+    RequestError
+        that names both.
+    """
+    recordings: dict[str, tuple[str, float, float]] = {}
+    for cut in cuts:
+        known = recordings.setdefault(cut.id, _recording(cut))
+        if known != _recording(cut):
+            raise RequestError(
+                f"clip {cut.id}: is {known[0]} in one manifest, {_recording(cut)[0]} in another; "
+                "give folders of different names, of which ids are made"
+            )
+
+
 def _without(cuts: Sequence[Cut], known: Sequence[Cut]) -> list[Cut]:
     """Return the cuts that are not known already."""
-    recordings = {cut.id: _recording(cut) for cut in known}
-    for cut in cuts:
-        if cut.id in recordings and recordings[cut.id] != _recording(cut):
-            raise RequestError(
-                f"clip {cut.id}: is {recordings[cut.id][0]} among the positives and "
-                f"{_recording(cut)[0]} among the negatives; give folders of different names, of "
-                "which ids are made"
-            )
-    return [cut for cut in cuts if cut.id not in recordings]
+    require_one_recording([*known, *cuts])
+    ids = {cut.id for cut in known}
+    return [cut for cut in cuts if cut.id not in ids]
 
 
 def _recording(cut: Cut) -> tuple[str, float, float]:

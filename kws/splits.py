@@ -11,6 +11,7 @@ from lhotse.cut import Cut
 from speechkit.kws.clips import Clip, load_clips, load_noises
 from speechkit.kws.dealing import NEGATIVES, deal, require_all
 from speechkit.kws.rows import is_silent
+from speechkit.kws.select import require_one_recording
 
 # a dev set is one part of so many
 _PARTS = 6
@@ -56,9 +57,13 @@ def decode(
 
     Raises
     ------
+    RequestError
+        if one id stands for two recordings.
     JobError
         if of a keyword, or of the negatives or noises given, no clip can be used.
     """
+    given = [cut for cuts in (*positives.values(), negatives, noises) for cut in cuts]
+    require_one_recording(given)
     found = {
         k: load_clips(cuts, what=f"positives of {k!r}", decoded=decoded)
         for k, cuts in positives.items()
@@ -114,5 +119,5 @@ def set_aside(
 
 
 def clips_fingerprint(clips: Iterable[Clip]) -> str:
-    """Say in a few digits which clips these are, whatever their order."""
-    return hashlib.sha256(json.dumps(sorted(clip.id for clip in clips)).encode()).hexdigest()[:16]
+    """Say in a few digits which clips these are, and in which order, by which they are drawn."""
+    return hashlib.sha256(json.dumps([clip.id for clip in clips]).encode()).hexdigest()[:16]

@@ -62,6 +62,13 @@ class Threshold:
     snr_db: float | None
     negative_hours: float
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.value <= 1 and self.fa_per_hour > 0 and self.negative_hours >= 0):
+            raise RequestError(
+                f"threshold {self.value} for {self.fa_per_hour} FA/hour on {self.negative_hours} h:"
+                " scores lie between 0 and 1, rates and hours above 0"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpotterConfig:

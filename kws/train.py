@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lhotse.cut import Cut
 
 from speechkit import frontend, manifests
 from speechkit.audio import SAMPLE_RATE
@@ -22,6 +23,7 @@ from speechkit.kws.detector import Detector
 from speechkit.kws.fit import DevSet, FitConfig, fit
 from speechkit.kws.measure import Scored, listen, operating_point
 from speechkit.kws.models import network_config
+from speechkit.kws.rows import AMID_IDS
 from speechkit.kws.scenes import Material, SceneConfig
 from speechkit.kws.select import free_of, read_any, select
 from speechkit.kws.splits import Split, clips_fingerprint, decode, set_aside
@@ -64,7 +66,7 @@ class TrainConfig:
     fa_per_hour, snr_db
         the operating point whose threshold is frozen on dev, and its noise.
     seed
-        of weights, scenes, masks and the noise on dev.
+        of weights, scenes and masks; the noise on dev is the same for all.
     """
 
     network: dict[str, Any] = field(default_factory=lambda: {"type": "crnn"})
@@ -81,7 +83,7 @@ class TrainConfig:
         network_config(self.network)
         require(self, "fa_per_hour", above=0)
         require(self, "snr_db")
-        require(self, "seed", at_least=0)
+        require(self, "seed", at_least=0, at_most=2**63 - 1)
 
 
 def train(
@@ -115,7 +117,7 @@ def train(
     noise, rir
         manifests of background noise and of room impulse responses; white noise without any.
     hard
-        manifests that `speechkit kws mine` wrote.
+        manifests that `speechkit kws mine` wrote; what it found in clips of dev is left out.
     dev_positives, dev_negatives, dev_noise
         manifests to choose the best epoch and the threshold on; without them a sixth of the
         clips is set aside, by speaker where one is known. Without dev_noise, noise serves.
@@ -146,24 +148,42 @@ def train(
     free = free_of(alarms, keywords)
     if len(free) < len(alarms):
         logger.warning("%d hard negatives left out: may hold a keyword", len(alarms) - len(free))
-    mined = load_clips(free, what="hard negatives").clips
+    apart = _apart_from(dev, free)
+    mined = load_clips(apart, what="hard negatives").clips
     spotter = train_spotter(
         training, dev, out=out, config=config, responses=responses, hard=mined, init=init
     )
     report = {
         "keywords": list(spotter.keywords),
         "rows": selection.counts,
+        "broken": training.broken | dev.broken,
+        "init": None if init is None else model_digest(init),
+        "config": dataclasses.asdict(config),
         **provenance(
             seed=config.seed,
             data={
                 **selection.fingerprints(),
                 "noise": manifests.fingerprint(noises),
                 "rooms": manifests.fingerprint(rooms),
+                "hard": manifests.fingerprint(apart),
+                "dev": clips_fingerprint([c for cs in dev.positives.values() for c in cs]),
+                "dev_negatives": clips_fingerprint(dev.negatives),
             },
         ),
     }
     write_json(out / "train.json", report)
     logger.info("the model is in %s", out / "model")
+
+
+def _apart_from(dev: Split, alarms: Sequence[Cut]) -> list[Cut]:
+    """Return the mined alarms that are not cut from clips of dev."""
+    own = {clip.id for clips in (*dev.positives.values(), dev.negatives) for clip in clips}
+    apart = [cut for cut in alarms if not own & set(manifests.custom_of(cut).get(AMID_IDS, ()))]
+    if len(apart) < len(alarms):
+        logger.warning(
+            "%d hard negatives left out: cut from clips of dev", len(alarms) - len(apart)
+        )
+    return apart
 
 
 def train_spotter(
@@ -274,6 +294,13 @@ def freeze(spotter: Spotter, dev: dict[str, Scored], config: TrainConfig) -> Spo
         if row["threshold"] is None:
             logger.warning("%s: no threshold meets %g FA/hour on dev", keyword, config.fa_per_hour)
             continue
+        hours = scored.negative_hours / _FREEZE_DRAWS
+        if config.fa_per_hour * hours < 1:
+            logger.warning(
+                "%s: %.2f h of dev negatives, heard in %d noises, cannot resolve %g FA/hour: other "
+                "audio may give more; give more dev negatives",
+                *(keyword, hours, _FREEZE_DRAWS, config.fa_per_hour),
+            )
         thresholds[keyword] = Threshold(
             value=row["threshold"],
             fa_per_hour=config.fa_per_hour,

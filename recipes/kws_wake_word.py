@@ -45,7 +45,10 @@ def kws_wake_word(
         corpus = synthetic.SyntheticConfig(keywords=(keyword,), negative_hours=0.0, workers=2)
         synthetic.prepare(out / "synthetic", corpus)
         positives = [out / "synthetic"]
-        notes.append("the positives are synthetic voices: expect more misses with people")
+        notes.append(
+            "the positives are synthetic voices, and so are the near-sounding words among the "
+            "negatives: expect more misses with people"
+        )
     run(
         [keyword],
         positives=positives,

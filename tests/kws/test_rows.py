@@ -58,6 +58,7 @@ def test_clips_without_speech_are_known_by_name(text, label, silent):
         (None, "hey_computer", "left_out"),
         ("Hey, Computer!", None, "left_out"),
         ("computer's fan", None, "negatives"),
+        ("computer\u2019s fan", None, "negatives"),
         ("on/off computer-room", None, "left_out"),
         ("computer.", None, "left_out"),
         ("something else", "my computer", "left_out"),
@@ -70,6 +71,9 @@ def test_clips_without_speech_are_known_by_name(text, label, silent):
         (None, "_unknown_", "negatives"),
         # nothing is known
         (None, None, "negatives unverified"),
+        (None, "_speech_", "negatives unverified"),
+        ("words", "_speech_", "negatives"),
+        (None, "_music_", "negatives"),
         # no single clips
         ("computer", "_stream_", "left_out"),
         (None, "_stream_", "left_out"),

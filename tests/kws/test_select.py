@@ -111,5 +111,7 @@ def test_one_id_for_two_recordings_is_refused(tmp_path):
         (tmp_path / name / "clips").mkdir(parents=True)
     words = manifest(tmp_path / "jarvis" / "clips", "clips", [("jarvis", None), ("yes", None)])
     others = manifest(tmp_path / "other" / "clips", "clips", [("hello", None), ("no", None)])
-    with pytest.raises(RequestError, match=r"clip clips/clips/0.wav: is .*jarvis.* and .*other"):
+    with pytest.raises(
+        RequestError, match=r"clip clips/clips/0.wav: is .*jarvis.* in one manifest, .*other"
+    ):
         select(["jarvis"], positives=[words], negatives=[others])

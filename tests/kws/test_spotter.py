@@ -1,6 +1,7 @@
 """A spotter on disk: what comes back equals what was saved, and damage is refused by name."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -136,6 +137,12 @@ def set_in(config, path, value):
         ("thresholds", [0.5]),
         ("thresholds", {"left": 0.5}),
         ("thresholds", {"left": {"value": 0.5}}),
+        ("thresholds.left.value", "0.5"),
+        ("thresholds.left.value", None),
+        ("thresholds.left.value", math.nan),
+        ("thresholds.left.value", 2.0),
+        ("thresholds.left.fa_per_hour", 0),
+        ("thresholds.left.negative_hours", "many"),
         ("task", "asr"),
         ("format", 99),
     ],
