@@ -100,7 +100,8 @@ def resolve(id_: str, given: Sequence[Annotation]) -> Annotation:
     newest_first = sorted(given, key=lambda annotation: annotation.updated or "", reverse=True)
     labels = [annotation for annotation in newest_first if annotation.status == "labelled"]
     if not labels:
-        return newest_first[0] if given else Annotation(id=id_, status="unlabelled")
+        tried = [annotation for annotation in newest_first if annotation.status == "rejected"]
+        return (tried or newest_first or [Annotation(id=id_, status="unlabelled")])[0]
     texts = tuple(annotation.text or "" for annotation in labels)
     if len(texts) == 1:
         return labels[0]

@@ -91,7 +91,7 @@ class Verification:
 def digest(value: Any) -> str:
     """Return 16 hex digits over a value that JSON can hold, such as a configuration's fields."""
     text = json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def scores_folder(out: Path, *, model_sha: str, config_sha: str) -> Path:
@@ -308,7 +308,11 @@ def _is_done(block: Block, folder: Path) -> bool:
 
 
 def _states(part: Path) -> list[str]:
-    return list(pq.read_table(part, columns=["status"])["status"].to_pylist())
+    """Return the states of a part's rows; one that is damaged has failed."""
+    try:
+        return list(pq.read_table(part, columns=["status"])["status"].to_pylist())
+    except (pa.ArrowException, OSError, KeyError):
+        return [FAILED]
 
 
 def _parts(folder: Path) -> list[Path]:

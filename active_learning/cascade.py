@@ -76,10 +76,12 @@ class Cascade:
 
     @property
     def fine(self) -> str:
-        """The strategy of the second stage; with draws every hypothesis has its own pass."""
+        """The strategy of the second stage; passes are saved where hypotheses can share one."""
         text = f"egl:parameters={self.parameters},weights={self.weights},k={self.k}"
-        drawn = self.weights in ("sample", "stratified")
-        return text if drawn else f"{text},passes={self.passes}"
+        saves = self.weights not in ("sample", "stratified") and self.parameters not in (
+            *("output", "logits"),
+        )
+        return f"{text},passes={self.passes}" if saves else text
 
     def chosen(self, coarse: pa.Table) -> list[str]:
         """Return the ids of the clips that get the second score; of equal ones the smaller ids."""

@@ -17,7 +17,7 @@ from speechkit.active_learning.jsonl import Row, read_rows, write_rows
 from speechkit.active_learning.results import RESULTS_NAME
 from speechkit.claims import claim
 from speechkit.errors import RequestError
-from speechkit.files import write_json
+from speechkit.files import locked, write_json
 from speechkit.reports import commit
 
 _FOLDER = "cells"
@@ -74,13 +74,16 @@ class Cells:
 
     def collect(self) -> list[Row]:
         """Write and return the rows of all cells, sorted by what they are of."""
-        # but for what others are writing, or were when they were killed
-        rows = [_read(path) for path in (self.out / _FOLDER).glob("[!.]*.json")]
-        rows.sort(key=_order)
-        write_rows(self.out / RESULTS_NAME, rows)
+        # alone: of two that read before either has written, the second would lose a row
+        with locked(self.out):
+            # but for what others are writing, or were when they were killed
+            rows = [_read(path) for path in (self.out / _FOLDER).glob("[!.]*.json")]
+            rows.sort(key=_order)
+            write_rows(self.out / RESULTS_NAME, rows)
         if self.carried is not None and rows:
-            every: dict[str, Row] = {row["cell"]: row for row in [*self._rows_carried(), *rows]}
-            write_rows(self.carried, sorted(every.values(), key=_order))
+            with locked(self.carried.parent):
+                every: dict[str, Row] = {row["cell"]: row for row in [*self._rows_carried(), *rows]}
+                write_rows(self.carried, sorted(every.values(), key=_order))
         return rows
 
     def _rows_carried(self) -> list[Row]:

@@ -224,9 +224,9 @@ def _against(
     error = paired_test(*there, test=config.test)
     areas = _overlapping(curve(name, common), curve(config.baseline, common))
     area = paired_test(*map(areas_per_seed, areas), test=config.test)
-    # in seconds, a strategy of long clips goes beyond where the baseline ends
+    # in seconds, a strategy begins and ends elsewhere than the baseline
     points = {share: float(np.interp(share, own_shares, ours.x)) for share in common}
-    inner = [s for s, point in points.items() if 0 < s < 1 and point <= theirs.x[-1]]
+    inner = [s for s, point in points.items() if 0 < s < 1 and theirs.x[0] <= point <= theirs.x[-1]]
     return {
         "seeds": len(seeds),
         "share": inner,

@@ -192,6 +192,12 @@ def retrain(
     retrained = out / _RETRAINED_FOLDER / digest(of)
     after = learner.fit(training, before, seed=seed, out=retrained)
     measured = list(manifests.read_all(test))
+    learnt = {cut.id for cut in training}
+    if shared := sum(cut.id in learnt for cut in measured):
+        logger.warning(
+            "%d of %d clips to measure on were trained on: errors after are too low",
+            *(shared, len(measured)),
+        )
     errors = {
         "before": learner.evaluate(before, measured),
         "after": learner.evaluate(after, measured),
@@ -210,9 +216,8 @@ def ask_oracle(known: LabelOf, *, out: Path) -> Path:
         if the text of a selected clip is not known.
     """
     _, cuts = read_selection(out / SELECTION_FOLDER)
-    texts = {cut.id: known(cut) or "" for cut in cuts}
-    absent = [id_ for id_, text in texts.items() if not text]
-    if absent:
+    texts = {cut.id: known(cut) for cut in cuts}
+    if absent := [id_ for id_, text in texts.items() if text is None]:
         raise RequestError(
             f"{len(absent)} of the selected clips have no text in the pool ({absent[0]}); have "
             "them labelled"

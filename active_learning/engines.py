@@ -175,6 +175,7 @@ class Ray:
         work = folder / ".ray"
         _forget_stale(work, {block.part for block in left})
         todo = work / "todo"
+        shutil.rmtree(todo, ignore_errors=True)  # of a run with more actors
         # files are what Ray cuts its work by
         for number in range(min(len(blocks), self.actors * _FILES_PER_ACTOR)):
             part = blocks[number :: self.actors * _FILES_PER_ACTOR]

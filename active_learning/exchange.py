@@ -7,6 +7,7 @@ from typing import Literal
 from urllib.parse import quote
 
 from lhotse.cut import Cut
+from lhotse.cut.data import DataCut
 
 from speechkit import manifests
 from speechkit.active_learning import label_studio
@@ -216,9 +217,16 @@ def _for_annotators(row: Row, cut: Cut) -> Cut:
     shown = {key: row[key] for key in ("hypothesis", "rank", "utility", "cluster") if key in row}
     supervision = blank.supervisions[0]
     # texts stay behind, however a corpus calls them
-    kept = {key: v for key, v in (supervision.custom or {}).items() if "text" not in key}
+    kept = {key: v for key, v in (supervision.custom or {}).items() if not _may_tell(key, v)}
     supervision.custom = {**kept, **shown}
+    if isinstance(blank, DataCut):
+        blank.custom = None
     return blank
+
+
+def _may_tell(key: str, value: object) -> bool:
+    """Say whether a field could be what is said: anything but a number."""
+    return "text" in key or not isinstance(value, int | float)
 
 
 def _from_nemo(row: Row) -> tuple[str | None, list[Annotation]]:

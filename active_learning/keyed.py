@@ -16,7 +16,8 @@ _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 def hash_of(id_: str, *, seed: int | None = None) -> int:
     """Return 64 bits of blake2 over an id, and over a seed if one is given."""
     text = id_ if seed is None else f"{seed}\n{id_}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    data = text.encode("utf-8", "surrogatepass")  # names of files may be no UTF-8
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 
 def keys_of(ids: Iterable[str], *, seed: int) -> Keys:

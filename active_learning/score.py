@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from lhotse.cut import Cut
 
-from speechkit import checkpoint, manifests
+from speechkit import manifests
 from speechkit.active_learning import cascade, engines
 from speechkit.active_learning.blocks import (
     commit,
@@ -26,7 +26,7 @@ from speechkit.active_learning.blocks import verify as compare_with_pool
 from speechkit.active_learning.cascade import Cascade
 from speechkit.active_learning.engines import Engine, EngineName, Local
 from speechkit.active_learning.models import Model
-from speechkit.active_learning.scorers import committee_members, split
+from speechkit.active_learning.scorers import committee_members, require_known, split
 from speechkit.active_learning.scoring import ClipScorer, ScoringConfig
 from speechkit.checkpoint import model_digest
 from speechkit.claims import claim
@@ -86,7 +86,6 @@ def score(
         found = compare_with_pool(folder, cuts.ids)
         logger.info("%s: %s", folder, found)
         return 0 if found.whole else 1
-    checkpoint.load_config(model)
     worker = engines.build(engine, actors=actors, stall_s=stall_s)
     if retry_failed:
         if worker.leads:
@@ -131,11 +130,16 @@ def score_pool(
     """
     if not cuts:
         raise RequestError("the pool is empty; give at least one clip")
+    if odd := [cut.id for cut in cuts if not _is_text(cut.id)]:
+        raise RequestError(
+            f"{len(odd)} clips have ids that are no UTF-8 ({odd[0]!r}): rename their files"
+        )
     if engine.leads:
         claim(folder, {"pool": _extents(cuts)}, file=_POOL)
     blocks = cut_blocks((cut.id for cut in cuts), size=config.block_size)
     by_id = {cut.id: cut for cut in cuts}
     texts, cascades = cascade.separate(strategies)
+    require_known([one.fine for one in cascades])  # before the first stage, which may take hours
     first = folder / _STAGES / "0" if cascades else folder
     scorer = ClipScorer(model, texts, config=config)
     if pending(blocks, folder):
@@ -147,6 +151,14 @@ def score_pool(
     if cascades:
         _refine(cascades, cuts, scorer, folder=folder, engine=engine)
     return finish(blocks, folder) if engine.leads else {}
+
+
+def _is_text(id_: str) -> bool:
+    try:
+        id_.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def take_back_failed(folder: Path) -> int:

@@ -7,6 +7,7 @@ no more than rounding.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +34,7 @@ from speechkit.active_learning.models import (
 from speechkit.active_learning.quality import measure
 from speechkit.active_learning.scorers import RECOGNISER, SPOTTER, Strategy, parse
 from speechkit.audio import load_cut
-from speechkit.errors import RequestError, SpeechkitError
+from speechkit.errors import AudioError, RequestError, SpeechkitError
 from speechkit.manifests import speaker_of
 
 logger = logging.getLogger(__name__)
@@ -156,8 +157,10 @@ class ClipScorer:
     def _load(self, cut: Cut, row: Row) -> Clip:
         clip = Clip(cut, load_features(self.model, cut))
         if self.config.quality and cut.has_recording:
-            found = measure(load_cut(cut))
-            row.update({name: value for name, value in found.items() if value == value})
+            # features may be at hand on machines that lack the audio
+            with suppress(AudioError):
+                found = measure(load_cut(cut))
+                row.update({name: value for name, value in found.items() if value == value})
         return clip
 
     def _score(

@@ -151,7 +151,8 @@ def simulate(
     if len(set(names)) < len(names):
         raise RequestError(f"queries {names}: give each one once")
     for query in parsed:  # before hours of training
-        require_known(cascade.separate(query.strategies)[0])
+        first, cascades = cascade.separate(query.strategies)
+        require_known([*first, *(one.fine for one in cascades)])
     fixed = {name: value for name, value in asdict(config).items() if name != "shares"}
     cells = Cells(out, {"protocol": _PROTOCOL, **fixed, **(settings or {})}, carried)
     cells.claim()

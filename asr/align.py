@@ -75,7 +75,10 @@ def align(
 
 
 def _can_be_a_file(name: str) -> bool:
-    return "\0" not in name and len(os.fsencode(name)) <= _LONGEST_NAME
+    try:
+        return "\0" not in name and len(os.fsencode(name)) <= _LONGEST_NAME
+    except UnicodeEncodeError:  # half a character
+        return False
 
 
 def align_cut(transcriber: Transcriber, cut: Cut) -> Hypothesis:

@@ -77,7 +77,7 @@ def measure(recogniser: Recogniser, material: Material) -> dict[str, float]:
         encoded = recogniser(x, lengths)
         nll = ctc.loss(encoded.logits, encoded.lengths, batch.tokens)
         possible = nll.isfinite()  # what cannot be aligned has no loss
-        sizes = torch.tensor([len(one) for one in batch.tokens], device=nll.device)
+        sizes = torch.tensor([max(1, len(one)) for one in batch.tokens], device=nll.device)
         total += float(nll[possible].sum())
         tokens += int(sizes[possible].sum())
         for id_, path in zip(batch.ids, ctc.greedy(encoded.logits, encoded.lengths), strict=True):

@@ -5,7 +5,7 @@ Shapes: B utterances, T frames in, U frames out, F features, V tokens, d width.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -111,20 +111,6 @@ class SparseTrunk(nn.Module):
         return self.stack(self.dropout(x), lengths), lengths
 
 
-class Trunk(Protocol):
-    """All of an encoder but its output layer."""
-
-    subsampling: Subsampling
-    width: int
-
-    @property
-    def in_one_pass(self) -> bool:
-        """Whether the encoder reads long recordings whole."""
-
-    def __call__(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return hidden states (B, U, d) and their lengths (B,)."""
-
-
 class Network(nn.Module):
     """An encoder: a trunk and a linear output layer.
 
@@ -138,7 +124,7 @@ class Network(nn.Module):
         where the blank's bias starts, the others starting at 0.
     """
 
-    trunk: Any  # a module that is a `Trunk`
+    trunk: SparseTrunk | RecurrentTrunk
 
     def __init__(
         self,

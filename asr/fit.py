@@ -341,7 +341,10 @@ class _Keeper(Callback):  # type: ignore[misc]
         """Return the mean of the last epochs' weights, in a copy that nothing trains."""
         if self.config.average_epochs == 1:
             return measured.eval()
-        weights = {name: w.detach().clone() for name, w in measured.state_dict().items()}
+        # on the CPU, where a state that is gone on from has them too
+        weights = {
+            name: w.detach().to("cpu", copy=True) for name, w in measured.state_dict().items()
+        }
         self.recent = [*self.recent, weights][-self.config.average_epochs :]
         mean = copy.deepcopy(measured)
         mean.load_state_dict(

@@ -79,8 +79,12 @@ class RecogniserLearner:
         JobError
             if one cannot be read: models would be measured on different cuts.
         """
-        own = _errors(model, cuts)
-        besides = _errors(model, self.also) if self.also else {}
+        device = model.device
+        try:
+            own = _errors(model, cuts)
+            besides = _errors(model, self.also) if self.also else {}
+        finally:
+            model.to(device)  # a transcriber takes it to the GPU, and what scores next has it here
         return own | {f"test_{name}": error for name, error in besides.items()}
 
     def _train(

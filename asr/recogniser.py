@@ -16,7 +16,7 @@ from speechkit.asr import tokenizer as tokenizers
 from speechkit.asr.confidence import Calibration
 from speechkit.asr.encoders import Encoded, Network, build_network
 from speechkit.asr.normaliser import Normaliser
-from speechkit.asr.tokenizer import BLANK, Tokenizer
+from speechkit.asr.tokenizer import BLANK, Tokenizer, out_of_vocabulary
 from speechkit.errors import RequestError
 from speechkit.features import Inputs, Statistics
 
@@ -98,8 +98,17 @@ class Recogniser(nn.Module):
         return found
 
     def tokens_of(self, text: str) -> list[int]:
-        """Return the tokens of a text, normalised first."""
-        return self.tokenizer.encode(self.normaliser(text))
+        """Return the tokens of a text, normalised first.
+
+        Raises
+        ------
+        RequestError
+            if it holds characters that the model cannot write.
+        """
+        normalised = self.normaliser(text)
+        if unknown := out_of_vocabulary(self.tokenizer, [normalised]).characters:
+            raise RequestError(f"the model knows no {' '.join(map(repr, sorted(unknown)))}")
+        return self.tokenizer.encode(normalised)
 
     def text_of(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens."""

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -85,7 +86,8 @@ class Transcriber:
         JobError
             if memory runs out.
         """
-        return self.decode(self.log_probs(recording))
+        with _memory_for(recording):
+            return self.decode(self._log_probs(recording))
 
     def decode(self, log_probs: Tensor) -> Hypothesis:
         """Return the transcript of log-posteriors (U, V)."""
@@ -102,9 +104,19 @@ class Transcriber:
             first_s=recogniser.first_frame_s,
         )
 
-    @torch.inference_mode()
     def log_probs(self, recording: Recording) -> Tensor:
-        """Return the log-posteriors (U, V), float32, on the CPU; no frames for silence."""
+        """Return the log-posteriors (U, V), float32, on the CPU; no frames for silence.
+
+        Raises
+        ------
+        AudioError, JobError
+            as `transcribe` does.
+        """
+        with _memory_for(recording):
+            return self._log_probs(recording)
+
+    @torch.inference_mode()
+    def _log_probs(self, recording: Recording) -> Tensor:
         recogniser = self.recogniser
         raw = self._features(recording)
         if len(raw) == 0:
@@ -116,15 +128,7 @@ class Transcriber:
             speakers=[speaker],
             statistics=recogniser.statistics,
         )
-        try:
-            pieces = [self._encode(features, *span) for span in self._spans(len(raw))]
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise JobError(
-                f"{_name(recording)}: memory ran out over {len(raw) * recogniser.inputs.hop_s:.0f} "
-                "s of audio: set chunk_s, or lower it"
-            ) from error
+        pieces = [self._encode(features, *span) for span in self._spans(len(raw))]
         return torch.cat(pieces).float().log_softmax(dim=-1).cpu()
 
     def _encode(self, features: Tensor, start: int, end: int, keep: slice) -> Tensor:
@@ -178,7 +182,7 @@ class Transcriber:
         assert frontend is not None
         rate = frontend.config.sample_rate
         if isinstance(recording, Cut):
-            if recording.num_samples:
+            if recording.num_samples != 0:  # None without a recording, which is named
                 yield load_cut(recording, sample_rate=rate), rate
         elif isinstance(recording, Path | str):
             if not _holds_nothing(recording):
@@ -256,6 +260,19 @@ def _as_features(recording: Recording, bands: int) -> Tensor:
     if not np.isfinite(array).all():
         raise AudioError("features hold NaN or infinity")
     return torch.from_numpy(array)
+
+
+@contextmanager
+def _memory_for(recording: Recording) -> Iterator[None]:
+    """Name the recording over which memory runs out, so that others are still heard."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise JobError(
+            f"{_name(recording)}: memory ran out: set chunk_s, or lower it, or cut the recording"
+        ) from error
 
 
 def _name(recording: Recording) -> str:

@@ -15,7 +15,7 @@ model, whose weights were chosen on them. Another portion of the same form is sc
 import sys
 from pathlib import Path
 
-from speechkit import an4, manifests
+from speechkit import an4
 from speechkit.asr import kneser_ney
 from speechkit.asr.decoding import DecodingConfig, attach_language_model
 from speechkit.asr.encoders import SparseConfig
@@ -68,10 +68,7 @@ def asr_an4(*, root: Path, out: Path, config: TrainConfig = SMALL_DATA) -> None:
     out
         gets model/, lm.arpa, dev_speakers.txt, report.json, lm/report.json and cuts/.
     """
-    if (root / "feats.npz").is_file():
-        an4.prepare(root, out / "cuts")
-        root = out / "cuts"
-    cuts = manifests.read(root)
+    cuts = an4.read(root, out / "cuts")
     training, dev, speakers = hold_out_speakers(cuts, DEV_SPEAKERS, seed=config.seed)
     write_text(out / "dev_speakers.txt", "".join(f"{name}\n" for name in speakers))
     recogniser = train_recogniser(list(training), list(dev), out=out, config=config)

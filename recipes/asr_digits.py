@@ -89,7 +89,9 @@ def digits_of(sources: list[Path]) -> CutSet:
     for cut in (cut for cuts in read for cut in cuts):
         said = manifests.label_of(cut) or manifests.text_of(cut) or ""
         if said.lower() in DIGITS and cut.supervisions:
-            cut.supervisions[0].text = DIGITS[said.lower()]
+            spoken = cut.supervisions[0]
+            spoken.text = DIGITS[said.lower()]
+            (spoken.custom or {}).pop("text_norm", None)  # it would be read in place of the text
             digits.append(cut)
     if not digits:
         raise RequestError("no clip has a digit as text or label, such as seven or 7")

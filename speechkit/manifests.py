@@ -276,7 +276,7 @@ def require_apart(training: Iterable[Cut], dev: Iterable[Cut]) -> None:
 
 def fold_order(seed: int, name: str) -> str:
     """Return what speakers or clips are sorted by before they are dealt to folds."""
-    return hashlib.sha256(f"{seed}\n{name}".encode()).hexdigest()
+    return hashlib.sha256(f"{seed}\n{name}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _fold_rule(

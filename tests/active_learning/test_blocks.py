@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from speechkit.active_learning.blocks import (
     finish,
     pending,
     read_scores,
+    reopen,
     scores_folder,
     verify,
 )
@@ -85,6 +87,8 @@ def test_resume_does_what_is_missing_or_damaged(tmp_path):
     (tmp_path / blocks[1].part).write_bytes(b"")
     (tmp_path / ".tmp-1-part-000003.parquet").write_bytes(b"half")
     assert verify(tmp_path, IDS).corrupt == (blocks[0].part, blocks[1].part)
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    assert reopen(tmp_path / "copy", failed=True) == 2
     assert pending(blocks, tmp_path) == [*blocks[:2], *blocks[3:]]
     score(pending(blocks, tmp_path), tmp_path)
     finish(blocks, tmp_path)

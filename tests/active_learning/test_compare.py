@@ -116,6 +116,10 @@ def test_curves_that_end_at_different_seconds_compare_where_both_reach(tmp_path)
         assert found[name]["area"]["value"] == pytest.approx(found[name]["baseline_area"]["value"])
     assert found["egl"]["share"] == list(SHARES)
     assert found["worst"]["share"] == [0.05, 0.1]
+    # without a model before any label, curves begin at different seconds too
+    rows = [row for row in rows if row["strategy"] != "base"]
+    report = run(tmp_path, rows, name="later", config={"axis": "seconds", "at": 0.1})
+    assert by_name(report)["egl"]["share"] == [0.1, 0.2, 0.4]
 
 
 def test_shares_of_equal_seconds_are_no_curve_over_seconds(tmp_path):

@@ -7,7 +7,7 @@ from lhotse import CutSet, SupervisionSegment
 
 from speechkit import cli, manifests
 from speechkit.active_learning import label_studio
-from speechkit.active_learning.annotations import Annotation, TextRules, read_labels, save
+from speechkit.active_learning.annotations import Annotation, TextRules, read_labels, resolve, save
 from speechkit.active_learning.blocks import commit, cut_blocks, finish
 from speechkit.active_learning.exchange import export, import_labels
 from speechkit.active_learning.jsonl import read_rows, write_rows
@@ -139,6 +139,14 @@ def test_broken_audio_is_left_out(pool, selection):
     (pool / "pool/long.wav").write_bytes(b"nothing")
     assert export(selection, to="label-studio", out=pool / "ls") == 1
     assert json.loads((pool / "ls/tasks.json").read_text()) == []
+
+
+def test_a_text_that_is_rejected_is_asked_for_again_whoever_skips_it_later():
+    rejected = Annotation(id="a", status="rejected", updated="2026-01-01")
+    skipped = Annotation(id="a", status="ignored", updated="2026-02-01")
+    assert resolve("a", [rejected, skipped]) == rejected
+    assert resolve("a", [skipped, skipped]) == skipped
+    assert resolve("a", []).status == "unlabelled"
 
 
 def test_labels_come_back_from_label_studio(pool, selection):
@@ -392,13 +400,16 @@ def test_lhotse_there_and_back(pool, selection):
 def test_texts_stay_behind_whatever_a_corpus_calls_them(pool, selection):
     cuts = list(manifests.read(selection))
     for cut in cuts:
-        cut.supervisions[0].custom = {"orig_text": "the truth", "text_raw": "the truth", "room": 3}
+        told = {"orig_text": "the truth", "transcript": "the truth", "words": ["the", "truth"]}
+        cut.supervisions[0].custom = {**told, "room": 3}
+        cut.custom = told
     manifests.write(cuts, selection / manifests.CUTS_NAME)
     export(selection, to="lhotse", out=pool / "cuts")
     for cut in manifests.read(pool / "cuts"):
         custom = cut.supervisions[0].custom
         assert custom["room"] == 3
-        assert not [key for key in custom if "text" in key]
+        assert not told.keys() & custom.keys()
+        assert not cut.custom
 
 
 def test_a_segment_without_its_text_is_named(pool, selection, caplog):

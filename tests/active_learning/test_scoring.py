@@ -129,6 +129,25 @@ def test_a_wrong_cascade_is_refused(text, tmp_path, model):
         table(tmp_path, pool_of(2), model, [text])
 
 
+@pytest.mark.parametrize("wrong", ["passes=0", "weights=best", "parameters=outputs"])
+def test_a_wrong_second_stage_is_refused_before_the_first(wrong, tmp_path, model):
+    with pytest.raises(RequestError):
+        table(tmp_path, pool_of(2), model, [f"cascade:{wrong}"])
+    assert not list(tmp_path.rglob("part-*"))
+
+
+@pytest.mark.parametrize("parameters", ["output", "logits"])
+def test_a_second_stage_without_backward_passes_saves_none(parameters, tmp_path, model):
+    name = f"cascade:parameters={parameters},share=0.5"
+    found = table(tmp_path, pool_of(4), model, [name]).to_pydict()
+    assert sum(found[f"{name}_refined"]) == 2
+
+
+def test_ids_that_are_no_text_are_refused(tmp_path, model):
+    with pytest.raises(RequestError, match="1 clips have ids that are no UTF-8"):
+        table(tmp_path, [*pool_of(2), cut_of("caf\udce9")], model, ["random"])
+
+
 class Hearing(TinyRecogniser):
     """Its features depend on the speakers that it has heard."""
 

@@ -43,6 +43,8 @@ def test_what_active_learning_sees(corpus):
     tokens = model.tokens_of("A, Bad!")
     assert 0 not in tokens
     assert model.text_of(tokens) == "a bad"
+    with pytest.raises(RequestError, match="the model knows no '2' '4'"):
+        model.tokens_of("a 42")
 
 
 def test_speakers_are_measured_where_it_is_wanted(corpus):

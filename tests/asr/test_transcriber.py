@@ -113,6 +113,12 @@ def test_a_recording_that_was_not_closed_is_not_silence(transcriber, clip, tmp_p
         transcriber.transcribe(path)
 
 
+def test_a_cut_without_a_recording_is_not_silence(transcriber, clip):
+    cut = clip[0].drop_recording()
+    with pytest.raises(AudioError, match="has no audio"):
+        transcriber.transcribe(cut)
+
+
 def test_what_is_no_audio_is_named(transcriber, tmp_path):
     with pytest.raises(AudioError, match="NaN"):
         transcriber.transcribe(np.full(100, np.nan))
@@ -280,11 +286,12 @@ def test_memory_that_runs_out_is_said_with_the_recording(transcriber, clip, monk
     def fail(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
 
-    monkeypatch.setattr(transcriber, "_encode", fail)
     cut, path, _ = clip
-    for recording, name in ((cut, cut.id), (path, path)):
-        with pytest.raises(JobError, match=rf"{re.escape(name)}: memory ran out.*set chunk_s"):
-            transcriber.transcribe(recording)
+    for step in ("_encode", "_tokens", "_features"):
+        monkeypatch.setattr(transcriber, step, fail)
+        for recording, name in ((cut, cut.id), (path, path)):
+            with pytest.raises(JobError, match=rf"{re.escape(name)}: memory ran out.*set chunk_s"):
+                transcriber.transcribe(recording)
 
 
 def test_a_beam_that_no_memory_holds_is_a_failure_of_the_job(trained, clip, monkeypatch):
