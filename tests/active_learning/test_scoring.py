@@ -129,7 +129,7 @@ def test_a_wrong_cascade_is_refused(text, tmp_path, model):
         table(tmp_path, pool_of(2), model, [text])
 
 
-@pytest.mark.parametrize("wrong", ["passes=0", "weights=best", "parameters=outputs"])
+@pytest.mark.parametrize("wrong", ["passes=0", "weights=best", "k=0"])
 def test_a_wrong_second_stage_is_refused_before_the_first(wrong, tmp_path, model):
     with pytest.raises(RequestError):
         table(tmp_path, pool_of(2), model, [f"cascade:{wrong}"])
