@@ -78,10 +78,9 @@ class Cascade:
     def fine(self) -> str:
         """The strategy of the second stage; passes are saved where hypotheses can share one."""
         text = f"egl:parameters={self.parameters},weights={self.weights},k={self.k}"
-        saves = self.weights not in ("sample", "stratified") and self.parameters not in (
-            *("output", "logits"),
-        )
-        return f"{text},passes={self.passes}" if saves else text
+        drawn = self.weights in ("sample", "stratified")
+        without_pass = self.parameters in ("output", "logits")
+        return text if drawn or without_pass else f"{text},passes={self.passes}"
 
     def chosen(self, coarse: pa.Table) -> list[str]:
         """Return the ids of the clips that get the second score; of equal ones the smaller ids."""

@@ -20,6 +20,9 @@ from speechkit.reports import markdown_table, write_report
 
 logger = logging.getLogger(__name__)
 
+# what NumPy raises over an archive that is something else, cut off or altered
+_DAMAGED = (KeyError, ValueError, OSError, EOFError, NotImplementedError, BadZipFile, zlib.error)
+
 CLEAN = "clean"
 SCORES = "scores.npz"
 # in a folder of a recipe, from its start on
@@ -179,10 +182,7 @@ def load_scored(path: Path) -> Measured:
     """
     try:
         return _read(path)
-    except (
-        *(KeyError, ValueError, OSError, EOFError, NotImplementedError),
-        *(BadZipFile, zlib.error),
-    ) as error:
+    except _DAMAGED as error:
         raise RequestError(f"{path}: cannot be read as scores ({error}); measure again") from error
 
 
