@@ -7,7 +7,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -26,7 +26,7 @@ from speechkit.asr.recogniser import Recogniser
 from speechkit.asr.tokenizer import SPACE
 from speechkit.audio import MOST_HEADER_BYTES, Audio, as_float, chunks, load_cut
 from speechkit.ctc_beam import BeamConfig
-from speechkit.errors import AudioError, JobError, RequestError, is_out_of_memory
+from speechkit.errors import AudioError, JobError, RequestError, out_of_memory_says
 from speechkit.features import Inputs
 from speechkit.stored_features import StoredFeatures
 
@@ -262,17 +262,11 @@ def _as_features(recording: Recording, bands: int) -> Tensor:
     return torch.from_numpy(array)
 
 
-@contextmanager
-def _memory_for(recording: Recording) -> Iterator[None]:
+def _memory_for(recording: Recording) -> AbstractContextManager[None]:
     """Name the recording over which memory runs out, so that others are still heard."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise JobError(
-            f"{_name(recording)}: memory ran out: set chunk_s, or lower it, or cut the recording"
-        ) from error
+    return out_of_memory_says(
+        f"{_name(recording)}: memory ran out: set chunk_s, or lower it, or cut the recording"
+    )
 
 
 def _name(recording: Recording) -> str:

@@ -1,5 +1,8 @@
 """The two ways in which a job can go wrong, and the exit status that each one means."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SpeechkitError(Exception):
     """Base of the errors that a user can act on; the message is one line."""
@@ -30,3 +33,14 @@ def is_out_of_memory(error: BaseException) -> bool:
         or "out of memory" in text
         or "can't allocate memory" in text
     )
+
+
+@contextmanager
+def out_of_memory_says(message: str) -> Iterator[None]:
+    """Raise memory that runs out as a `JobError` that tells a user what to do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise JobError(message) from error

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from speechkit.density.optimisation import (
 )
 from speechkit.density.presets import Recipe
 from speechkit.density.scoring import score, share, spread, total
-from speechkit.errors import JobError, RequestError, is_out_of_memory
+from speechkit.errors import JobError, RequestError, out_of_memory_says
 from speechkit.seeds import seed_of
 from speechkit.training import (
     make_trainer,
@@ -125,18 +125,12 @@ def _trainer(plan: Plan, out: Path, keeper: Callback, *, progress: bool) -> ligh
     )
 
 
-@contextmanager
-def _explained(plan: Plan, part: int) -> Iterator[None]:
+def _explained(plan: Plan, part: int) -> AbstractContextManager[None]:
     """Say what a user can do where memory runs out."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise JobError(
-            f"memory ran out with {part} sequences of {plan.training.length:,} bytes at once: set "
-            "--model.recompute, give more --accumulate, a smaller --batch or a smaller model"
-        ) from error
+    return out_of_memory_says(
+        f"memory ran out with {part} sequences of {plan.training.length:,} bytes at once: set "
+        "--model.recompute, give more --accumulate, a smaller --batch or a smaller model"
+    )
 
 
 @dataclass(frozen=True)
